@@ -1,0 +1,241 @@
+"""Images as tensors: data sets, their splits, and batches.
+
+A split is one uint8 tensor in memory, so a batch is one indexing operation and normalisation and
+augmentation work on whole batches. Training reads `load_splits` only; the test split has a function of its
+own, which nothing but test.py calls.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from config import Augment, Data
+from errors import UserError
+
+
+class Split(NamedTuple):
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a network needs to know of its data; it travels in the checkpoint."""
+
+    dataset: str
+    classes: list[str]
+    mean: list[float]  # a channel, of pixels scaled to [0, 1]
+    std: list[float]
+    image_shape: tuple[int, int, int]  # (C, H, W)
+
+
+class DataSet(NamedTuple):
+    read: Callable[[Path, bool], Split]  # (root, train) -> the train or the test images
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+
+
+def read_digits(root: Path, train: bool) -> Split:
+    """The 8x8 digits that come with scikit-learn, a fifth of them (359) as a fixed test split.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
+    Repository (1998); scikit-learn ships its 1,797 test images. Pixels there run from 0 to 16.
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = (torch.from_numpy(pixels).reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+    digits = Split(resize(images, 28), torch.from_numpy(labels).long())
+    rest, held_out = stratified_split(digits.labels, len(labels) // 5, seed=0)
+    return take(digits, rest if train else held_out)
+
+
+def read_torchvision(name: str, root: Path, train: bool) -> Split:
+    """One split of torchvision's MNIST or its kin, verified and downloaded by torchvision where it is missing.
+
+    Raises UserError where the files are neither there nor to be had, or are damaged.
+    """
+    import torchvision
+
+    published = getattr(torchvision.datasets, name)
+    prefix = "train-" if train else "t10k-"
+    files = [file for file in published.resources if file[0].startswith(prefix)]
+    # torchvision would also fetch, check and unpack the other split
+    one_split = type(name, (published,), {"resources": files})
+    folder = root / name / "raw"
+    try:
+        data = one_split(root, train=train, download=True)
+    except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        for created in (folder, folder.parent, root):
+            with suppress(OSError):  # stays where it holds anything
+                created.rmdir()
+        raise UserError(
+            f"{name}: {' and '.join(file for file, _ in files)} are missing or damaged in {folder} and could "
+            f"not be downloaded; put them there, or run 'python train.py', which needs no download ({error!r})"
+        ) from None
+    return Split(data.data.unsqueeze(1), data.targets)
+
+
+DIGITS = list("0123456789")
+
+DATASETS: dict[str, DataSet] = {
+    # mean and std over the training images of each, checked in tests/test_dataset.py
+    "digits": DataSet(read_digits, DIGITS, mean=[0.3053], std=[0.3514]),
+    "mnist": DataSet(partial(read_torchvision, "MNIST"), DIGITS, mean=[0.1307], std=[0.3081]),
+}
+
+
+def load_splits(data: Data, seed: int) -> dict[str, Split]:
+    """The "train" split and, if the config asks for one, the "val" split carved from it.
+
+    Raises UserError where there are fewer images than the config wants.
+    """
+    train = read(data, train=True)
+    if data.limit is not None:
+        if data.limit > len(train.labels):
+            raise UserError(
+                f"data.limit = {data.limit}: {data.dataset} has {len(train.labels)} training images"
+            )
+        train = take(train, stratified_split(train.labels, data.limit, seed)[1])
+    total = len(train.labels)
+    size = round(data.validation * total) if isinstance(data.validation, float) else data.validation
+    if size == 0:
+        return {"train": train}
+    if size >= total:
+        raise UserError(
+            f"data.validation = {data.validation}: leaves nothing of {total} images to train on"
+        )
+    rest, held_out = stratified_split(train.labels, size, seed)
+    return {"train": take(train, rest), "val": take(train, held_out)}
+
+
+def load_test(data: Data) -> Split:
+    """The test split, for test.py alone."""
+    return read(data, train=False)
+
+
+def read(data: Data, train: bool) -> Split:
+    dataset = DATASETS[data.dataset]
+    images, labels = dataset.read(Path(data.root), train)
+    if len(images) != len(labels) or len(labels) == 0:
+        raise UserError(
+            f"{data.dataset} in {data.root}: {len(images)} images with {len(labels)} labels"
+        )
+    if labels.min() < 0 or labels.max() >= len(dataset.classes):
+        wrong = int(((labels < 0) | (labels >= len(dataset.classes))).nonzero()[0])
+        raise UserError(
+            f"{data.dataset} in {data.root}: image {wrong} has the label {labels[wrong]}, "
+            f"but there are {len(dataset.classes)} classes"
+        )
+    if data.image_size is not None and images.shape[2:] != (data.image_size, data.image_size):
+        images = resize(images, data.image_size)
+    return Split(images, labels)
+
+
+def data_info(data: Data, split: Split) -> DataInfo:
+    dataset = DATASETS[data.dataset]
+    _, channels, height, width = split.images.shape
+    return DataInfo(
+        data.dataset, dataset.classes, dataset.mean, dataset.std, (channels, height, width)
+    )
+
+
+def take(split: Split, indices: Tensor) -> Split:
+    return Split(split.images[indices], split.labels[indices])
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 images (N, C, H, W) stretched to (N, C, size, size), bilinear with antialiasing."""
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of (the rest, `size` held out), each class held out in proportion, to within one image."""
+    order = torch.randperm(len(labels), generator=generator(seed, SPLIT))
+    order = order[labels[order].argsort(stable=True)]  # class by class, shuffled within each
+    rank = torch.arange(len(labels) + 1) * size // len(labels)
+    held_out = rank[1:] > rank[:-1]  # evenly spaced: `size` places in all
+    return order[~held_out].sort().values, order[held_out].sort().values
+
+
+# Randomness is stateless: each use has its own stream, derived from the seed and a place in the run.
+SPLIT, ORDER, STEP = range(3)
+
+
+def derived_seed(seed: int, *place: int) -> int:
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0])
+
+
+def generator(seed: int, *place: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(seed, *place))
+
+
+class Batches:
+    """A split on the device as uint8, and the normalised batches made of it.
+
+    One pass yields images (B, C, H, W) float32 and labels (B,) int64, B = batch_size; the last batch holds
+    what is left. In training a single image left over joins the batch before it, since batch normalisation
+    cannot learn from one.
+    """
+
+    def __init__(self, split: Split, info: DataInfo, batch_size: int, device: torch.device):
+        self.images, self.labels = split.images.to(device), split.labels.to(device)
+        self.batch_size = batch_size
+        per_channel = (1, len(info.mean), 1, 1)
+        self.mean = 255 * torch.tensor(info.mean, device=device).view(per_channel)
+        self.std = 255 * torch.tensor(info.std, device=device).view(per_channel)
+
+    def __len__(self) -> int:
+        """Steps in a training epoch."""
+        leftover = 1 if self.batch_size > 1 else 0
+        return max(1, math.ceil((len(self.labels) - leftover) / self.batch_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, as it is."""
+        for start in range(0, len(self.labels), self.batch_size):
+            chosen = slice(start, start + self.batch_size)
+            yield self.normalise(self.images[chosen]), self.labels[chosen]
+
+    def shuffled(
+        self, seed: int, epoch: int, augment: Augment
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Every image once, in the order of `epoch` (counted from 0) and augmented, as (step, images, labels).
+
+        The step counts from the start of the run. Torch's own generators are seeded from (seed, step), so
+        that augmentation, and dropout in the step that follows, depend on nothing that went before.
+        """
+        order = torch.randperm(len(self.labels), generator=generator(seed, ORDER, epoch))
+        order = order.to(self.labels.device)
+        for i in range(len(self)):
+            last = i == len(self) - 1
+            chosen = order[i * self.batch_size : None if last else (i + 1) * self.batch_size]
+            step = epoch * len(self) + i
+            torch.manual_seed(derived_seed(seed, STEP, step))
+            images = self.images[chosen]
+            if augment.shift:
+                images = shift(images, augment.shift)
+            yield step, self.normalise(images), self.labels[chosen]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+def shift(images: Tensor, pixels: int) -> Tensor:
+    """Move each image (B, C, H, W) by up to `pixels` along both axes; black comes in at the edges."""
+    batch, _, height, width = images.shape
+    offsets = torch.randint(2 * pixels + 1, (2, batch, 1, 1, 1)).to(images.device)
+    rows = offsets[0] + torch.arange(height, device=images.device).view(1, 1, -1, 1)
+    columns = offsets[1] + torch.arange(width, device=images.device).view(1, 1, 1, -1)
+    image = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+    return F.pad(images, (pixels,) * 4)[image, channel, rows, columns]

@@ -1,0 +1,157 @@
+"""Judge a trained network, by default on the test split, which training never reads.
+
+python test.py                                      # the newest run
+python test.py --ckpt runs/mine                     # a run folder (its best.pt) or a .pt file
+python test.py --ckpt runs/mine --split val --json result.json   # '-' is standard output
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any
+
+from errors import ArgumentParser, UserError, exit_code
+
+
+def judge(
+    path: Path, split: str, data_root: str | None, device: str | None, batch_size: int | None
+) -> dict[str, Any]:
+    """The report on the checkpoint at `path`: all of test.json (see README).
+
+    What is None stays as it was in training. Raises UserError where checkpoint and images do not fit.
+    """
+    # imported here and not above, so that --help answers at once
+    from checkpoint import load_checkpoint
+    from config import config_from_dict
+    from dataset import Batches, DataInfo, load_splits, load_test
+    from device import pick_device, pick_precision
+    from engine import evaluate
+    from loss import build_loss
+    from metrics import confusion_matrix, per_class, wilson_interval
+    from model import build_model
+
+    checkpoint = load_checkpoint(path)
+    values = checkpoint["config"]
+    values["data"]["root"] = data_root or values["data"]["root"]
+    values["device"] = device or values["device"]
+    config = config_from_dict(values, lambda key: f"{path}, its config")
+    info = DataInfo(**checkpoint["data"])
+    where = pick_device(config.device)
+    precision = pick_precision(config.precision, where)
+
+    model = build_model(
+        config.model.name, info.image_shape, len(info.classes), **config.model.arguments()
+    )
+    model.load_state_dict(checkpoint["model"])
+    model = model.to(where)
+
+    # only here, and only when asked, is the test split read
+    splits = (
+        {"test": load_test(config.data)}
+        if split == "test"
+        else load_splits(config.data, config.seed)
+    )
+    if split not in splits:
+        raise UserError(
+            f"--split {split}: this run carved no validation images (data.validation = 0)"
+        )
+    images, labels = splits[split]
+    if images.shape[1:] != info.image_shape:
+        sizes = ["x".join(map(str, shape)) for shape in (images.shape[1:], info.image_shape)]
+        raise UserError(
+            f"{path}: the images are {sizes[0]}, this network was trained on {sizes[1]}"
+        )
+    batches = Batches(splits[split], info, batch_size or config.train.batch_size, where)
+    evaluation = evaluate(model, batches, build_loss(config.loss), precision)
+
+    confusion = confusion_matrix(labels, evaluation.predictions, len(info.classes))
+    correct, n = int(confusion.diag().sum()), len(labels)
+    return {
+        "dataset": info.dataset,
+        "split": split,
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "loss": evaluation.loss,
+        "ci95": wilson_interval(correct, n),
+        "per_class": per_class(confusion, info.classes),
+        "confusion": confusion.tolist(),
+        "checkpoint": str(path),
+        "epoch": checkpoint["epoch"],
+    }
+
+
+def print_report(report: dict[str, Any]) -> None:
+    low, high = report["ci95"]
+    print(f"{report['checkpoint']}, epoch {report['epoch']}")
+    print(
+        f"{report['dataset']}, {report['split']} split: {report['correct']:,} of {report['n']:,} correct"
+    )
+    print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
+    print(f"loss {report['loss']:.4f}")
+
+    names = [row["name"] for row in report["per_class"]]
+    width = max(5, *map(len, names))
+    print(f"\n{'class':<{width}}  precision   recall       F1   images")
+    for row in report["per_class"]:
+        fractions = "  ".join(f"{row[key]:7.2%}" for key in ("precision", "recall", "f1"))
+        print(f"{row['name']:<{width}}    {fractions}  {row['support']:7,}")
+
+    if len(names) <= 20:  # wider than a terminal beyond
+        cell = max(map(len, names + [str(count) for row in report["confusion"] for count in row]))
+        print("\nconfusion (a row for each true class, a column for each predicted one)")
+        print(" " * width, *(f"{name:>{cell}}" for name in names))
+        for name, counts in zip(names, report["confusion"], strict=True):
+            print(f"{name:<{width}}", *(f"{count or '.':>{cell}}" for count in counts))
+
+
+def main() -> None:
+    summary, _, commands = (__doc__ or "").strip().partition("\n\n")
+    parser = ArgumentParser(
+        "test.py", description=summary, epilog=commands, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--ckpt",
+        nargs="?",
+        type=Path,
+        metavar="RUN",
+        help="run folder or .pt file; default: the newest run",
+    )
+    parser.add_argument(
+        "--split", default="test", choices=["train", "val", "test"], help="default: test"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report there too; - prints it alone"
+    )
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="where the images are now, if they have moved"
+    )
+    parser.add_argument("--device", help="default: as in training")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default: as in training")
+    args = parser.parse_args()
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
+
+    from checkpoint import find_checkpoint, write_json
+
+    path = find_checkpoint(args.ckpt)
+    report = judge(path, args.split, args.data_root, args.device, args.batch_size)
+    if args.json == "-":
+        print(json.dumps(report, indent=2))
+    else:
+        print_report(report)
+    targets = [path.parent / f"{args.split}.json"]
+    if args.json not in (None, "-"):
+        targets.append(Path(args.json))
+    for target in targets:
+        try:
+            write_json(target, report)
+        except OSError as error:
+            raise UserError(f"cannot write the report: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
