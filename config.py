@@ -12,15 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from errors import UserError, did_you_mean
+from strict_yaml import inline, parse_yaml, read_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
-MAX_BYTES = 1_000_000  # of a config file; a real one has a few hundred
 
 
 class Section(BaseModel):
@@ -101,7 +100,7 @@ class Log(Section):
 
 
 class Config(Section):
-    name: str = Field("run", pattern=r"^[\w.-]*\w[\w.-]*$", description="runs go to runs/<name>/")
+    name: str = Field("run", description="runs go to runs/<name>/")
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, split, order, augmentation")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto = the fastest here"
@@ -117,6 +116,14 @@ class Config(Section):
     train: Train = Train()
     log: Log = Log()
 
+    @model_validator(mode="after")
+    def check_name(self) -> "Config":
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"name = {self.name!r}: should name a folder with letters, digits, '_', '-' and '.'"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def fill_names(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +138,7 @@ class Config(Section):
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read the YAML file at `path` (a bare name is also looked up in configs/), apply `overrides`."""
     path = find_config(path)
-    values, lines = parse_yaml(read_text(path), str(path))
+    values, lines = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: should hold lines of `key: value`, not {inline(values)}")
     places = {key: f"{path}, line {line}" for key, line in lines.items()}
@@ -192,89 +199,12 @@ def network_section(name: str, network: Callable) -> type[Network]:
     return create_model(name, __base__=Network, **fields)
 
 
-# reading YAML
-
-
-class Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars (1e-3 is a number, `yes` and 010 are not), no aliases, no repeated keys."""
-
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key {key.value!r} stands twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers = (
-        Loader.yaml_implicit_resolvers
-    )  # so that a text like "1e-3" gets quotes
-
-
-for tag, pattern, first in [
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-]:
-    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
-
-
 def find_config(path: str | Path) -> Path:
     for candidate in (Path(path), CONFIGS / path):
         if candidate.is_file():
             return candidate
     known = sorted(file.name for file in CONFIGS.glob("*.yaml"))
-    raise UserError(f"{path}: no such config file; {did_you_mean(str(path), known)}")
-
-
-def read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes, which no config is")
-        return content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-
-
-def parse_yaml(text: str, source: str) -> tuple[Any, dict[tuple[str, ...], int]]:
-    """The value of a YAML document, and the line of each of its keys, counted from 1."""
-    try:
-        loader = Loader(text)
-        node = loader.get_single_node()
-        value = loader.construct_document(node) if node else None
-        return value, dict(key_lines(node))
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{source}{line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{source}: not a YAML document: {error}") from None
-
-
-def key_lines(
-    node: yaml.Node | None, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*path, key.value), key.start_mark.line + 1
-            yield from key_lines(value, (*path, key.value))
+    raise UserError(f"{path}: no such config file{did_you_mean(str(path), known)}")
 
 
 def apply_override(
@@ -291,7 +221,10 @@ def apply_override(
         if not isinstance(target, dict):
             raise UserError(f"{override!r}: {'.'.join(sections[:depth])} is a value, not a section")
     target[last], _ = parse_yaml(text, f"command line, {name}")
-    places[(*sections, last)] = "command line"
+    key = (*sections, last)
+    for replaced in [other for other in places if other[: len(key)] == key]:
+        del places[replaced]
+    places[key] = "command line"
 
 
 # what went wrong, in one line
@@ -306,23 +239,35 @@ def describe(
     """The first of pydantic's complaints, in this project's words."""
     complaint = error.errors()[0]
     key, value = written(complaint["loc"], values)
-    kind, message = complaint["type"], complaint["msg"].replace("Input should", "should")
+    kind = complaint["type"]
     if kind == "value_error":  # of a validator above, whose message begins with its own key
-        message = message.removeprefix("Value error, ")
+        message = complaint["msg"].removeprefix("Value error, ")
         key = (*key, message.split()[0])
-        message = ".".join(key[:-1]) + "." + message
+        message = "".join(f"{part}." for part in key[:-1]) + message
     elif kind == "extra_forbidden":
-        message = f"unknown key {'.'.join(key)!r}; {did_you_mean(key[-1], known_keys(schema, key[:-1], values))}"
+        dotted = ".".join(key)
+        message = f"unknown key {dotted!r}"
+        elsewhere = [other for other in dotted_keys(Config()) if other.endswith(f".{key[-1]}")]
+        if elsewhere and dotted not in elsewhere:
+            message += f"; did you mean {elsewhere[0]!r}?"
+        else:
+            message += did_you_mean(key[-1], known_keys(schema, key[:-1], values))
+    elif kind == "missing":
+        message = f"{'.'.join(key)} needs the key {complaint['loc'][-1]!r}"
     elif kind in ("literal_error", "union_tag_invalid"):
         allowed = complaint["ctx"].get("expected") or complaint["ctx"]["expected_tags"]
         if kind == "union_tag_invalid":
             key, value = (*key, "name"), value["name"]
-        message = f"{'.'.join(key)} = {inline(value)} is unknown; "
+        message = f"{'.'.join(key)} = {inline(value)} is unknown"
         message += did_you_mean(str(value), re.findall(r"'([^']*)'", allowed))
     elif kind in ("model_type", "model_attributes_type"):
         message = f"{'.'.join(key)} = {inline(value)}: should be a section, written {{key: value}}"
-    else:
-        message = f"{'.'.join(key)} = {inline(value)}: {message}"
+    else:  # one complaint for each type that the key may have
+        messages = [
+            other["msg"] for other in error.errors() if written(other["loc"], values)[0] == key
+        ]
+        message = f"{'.'.join(key)} = {inline(value)}: " + " or ".join(messages)
+        message = message.replace("Input should", "should")
     return f"{place(key)}: {message}"
 
 
@@ -349,16 +294,11 @@ def known_keys(schema: Any, key: tuple[str, ...], values: dict[str, Any]) -> lis
     return list(schema.model_fields)
 
 
-# writing YAML
-
-
-def inline(value: Any) -> str:
-    """`value` as YAML on one line, cut where it is very long."""
-    text = yaml.dump(
-        value, Dumper=Dumper, default_flow_style=True, width=1_000_000, sort_keys=False
-    )
-    text = text.strip().removesuffix("...").strip()
-    return text if len(text) <= 80 else text[:77] + "..."
+def dotted_keys(section: Section, prefix: str = "") -> Iterator[str]:
+    for key, value in section:
+        yield prefix + key
+        if isinstance(value, Section):
+            yield from dotted_keys(value, f"{prefix}{key}.")
 
 
 def to_yaml(section: Section, indent: str = "") -> str:
@@ -371,11 +311,8 @@ def to_yaml(section: Section, indent: str = "") -> str:
             continue
         plain = section.model_dump(mode="json")[key]
         line = f"{indent}{key}: {inline(plain)}"
-        allowed = (
-            " | ".join(get_args(field.annotation))
-            if get_origin(field.annotation) is Literal
-            else ""
-        )
-        comment = ": ".join(filter(None, [allowed if allowed != value else "", field.description]))
+        variants = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        allowed = " | ".join(variants) if len(variants) > 1 else ""
+        comment = ": ".join(filter(None, [allowed, field.description]))
         lines.append(f"{line:<30}# {comment}\n" if comment else f"{line}\n")
     return "".join(lines)

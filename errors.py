@@ -28,9 +28,9 @@ class ArgumentParser(argparse.ArgumentParser):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown `name`: the nearest known one, and all of them."""
     names = list(known)
-    nearest = get_close_matches(name, names, n=1, cutoff=0.5)
-    suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{suggestion}(known: {', '.join(names)})"
+    nearest = get_close_matches(name, names, n=1)
+    suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{suggestion} (known: {', '.join(names)})"
 
 
 def exit_code(main: Callable[[], None]) -> int:

@@ -1,0 +1,260 @@
+"""Splits, batches and augmentation, on real digits and on real and imitated MNIST files."""
+
+import gzip
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from config import Augment, Data
+from dataset import (
+    DATASETS,
+    Batches,
+    DataInfo,
+    Split,
+    data_info,
+    load_splits,
+    load_test,
+    shift,
+    stratified_split,
+)
+from errors import UserError
+
+CPU = torch.device("cpu")
+INFO = DataInfo("made up", ["a", "b"], [0.5], [0.25], (1, 4, 4))
+
+
+def write_idx(path, array, dtype_code=8):
+    array = np.ascontiguousarray(array, dtype=np.uint8)
+    header = bytes([0, 0, dtype_code, array.ndim]) + np.array(array.shape, dtype=">i4").tobytes()
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.fixture
+def small_mnist(tmp_path):
+    """A data root with 40 training images in MNIST's own format, unpacked, and no test files."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    write_idx(raw / "train-images-idx3-ubyte", generator.integers(0, 256, (40, 28, 28)))
+    write_idx(raw / "train-labels-idx1-ubyte", np.arange(40) % 10)
+    return tmp_path
+
+
+def test_stratified_split_is_exact_disjoint_seeded_and_in_proportion():
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 21)
+    rest, held_out = stratified_split(labels, 20, seed=1)
+    assert len(held_out) == 20
+    assert torch.cat([rest, held_out]).sort().values.tolist() == list(range(101))
+    for held, total in zip(labels[held_out].bincount().tolist(), [50, 30, 21], strict=True):
+        assert abs(held - 20 * total / 101) < 1
+    assert torch.equal(held_out, stratified_split(labels, 20, seed=1)[1])
+    assert not torch.equal(held_out, stratified_split(labels, 20, seed=2)[1])
+
+
+def test_digits_are_the_1797_of_scikit_learn_in_disjoint_splits():
+    data = Data(dataset="digits", validation=100)
+    splits = load_splits(data, seed=3) | {"test": load_test(data)}
+    assert {name: len(split.labels) for name, split in splits.items()} == {
+        "train": 1338,
+        "val": 100,
+        "test": 359,
+    }
+    seen = [image.numpy().tobytes() for split in splits.values() for image in split.images]
+    assert len(set(seen)) == 1797
+    for split in splits.values():
+        assert split.images.dtype == torch.uint8 and split.images.shape[1:] == (1, 28, 28)
+        counts = split.labels.bincount()
+        assert counts.max() - counts.min() <= 0.1 * counts.max() + 1
+    assert torch.equal(
+        load_splits(data, seed=4)["train"].labels.bincount().sum(), torch.tensor(1338)
+    )
+    assert not torch.equal(load_splits(data, seed=4)["val"].images, splits["val"].images)
+    assert torch.equal(load_test(data).images, splits["test"].images)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_mean_and_std_are_those_of_the_training_images(name, request):
+    root = str(request.getfixturevalue("mnist_root")) if name == "mnist" else "unused"
+    images = load_splits(Data(dataset=name, root=root, validation=0), seed=0)["train"].images / 255
+    mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3))
+    torch.testing.assert_close(mean, torch.tensor(DATASETS[name].mean), atol=5e-5, rtol=0)
+    torch.testing.assert_close(std, torch.tensor(DATASETS[name].std), atol=5e-5, rtol=0)
+
+
+def test_limit_and_image_size_act():
+    splits = load_splits(Data(limit=200, validation=0.25, image_size=20), seed=0)
+    assert (len(splits["train"].labels), len(splits["val"].labels)) == (150, 50)
+    assert splits["train"].images.shape[1:] == (1, 20, 20)
+    assert data_info(Data(), splits["train"]).image_shape == (1, 20, 20)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (Data(limit=2000), r"data\.limit = 2000.*1438"),
+        (Data(validation=1438), r"data\.validation = 1438.*1438"),
+    ],
+)
+def test_more_images_than_there_are_is_refused(data, message):
+    with pytest.raises(UserError, match=message):
+        load_splits(data, seed=0)
+
+
+def test_mnist_is_read_as_published(mnist_root):
+    data = Data(dataset="mnist", root=str(mnist_root), validation=5000)
+    splits = load_splits(data, seed=0) | {"test": load_test(data)}
+    assert [len(split.labels) for split in splits.values()] == [55_000, 5_000, 10_000]
+    labels = torch.cat([splits["train"].labels, splits["val"].labels])
+    published = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert labels.bincount().tolist() == published
+    assert splits["test"].labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_training_does_not_open_the_test_files(mnist_root, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in (mnist_root / "MNIST" / "raw").glob("train-*.gz"):
+        shutil.copy(path, raw)
+    garbage = {raw / f"t10k-{kind}-ubyte.gz": b"garbage" for kind in ("images-idx3", "labels-idx1")}
+    for path, content in garbage.items():
+        path.write_bytes(content)
+    data = Data(dataset="mnist", root=str(tmp_path), limit=100)
+    assert len(load_splits(data, seed=0)["train"].labels) == 90
+    assert {path: path.read_bytes() for path in garbage} == garbage
+    assert not list(raw.glob("t10k*ubyte"))
+    with pytest.raises(UserError, match="t10k-images"):
+        load_test(data)
+
+
+def test_mnist_that_is_nowhere_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
+    root = tmp_path / "data"
+    with pytest.raises(UserError) as caught:
+        load_splits(Data(dataset="mnist", root=str(root)), seed=0)
+    message = str(caught.value)
+    for part in ("train-images-idx3-ubyte.gz", f"{root}/MNIST/raw", "'python train.py'"):
+        assert part in message
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "swapped", "empty", "text"])
+def test_damaged_mnist_is_refused_with_its_folder(small_mnist, damage):
+    images = small_mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    labels = images.with_name("train-labels-idx1-ubyte")
+    content = {
+        "truncated": images.read_bytes()[:-100],
+        "swapped": labels.read_bytes(),
+        "empty": b"",
+        "text": b"<html>404 not found</html>",
+    }
+    images.write_bytes(content[damage])
+    with pytest.raises(UserError, match="MNIST"):
+        load_splits(Data(dataset="mnist", root=str(small_mnist)), seed=0)
+
+
+def test_labels_that_do_not_fit_are_refused(small_mnist):
+    data = Data(dataset="mnist", root=str(small_mnist), validation=0)
+    assert len(load_splits(data, seed=0)["train"].labels) == 40
+    labels = small_mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    write_idx(labels, [*range(10), *[7] * 29, 255])
+    with pytest.raises(UserError, match="image 39 has the label 255"):
+        load_splits(data, seed=0)
+    write_idx(labels, np.arange(39) % 10)
+    with pytest.raises(UserError, match="40 images with 39 labels"):
+        load_splits(data, seed=0)
+
+
+def test_packed_files_with_a_wrong_checksum_are_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(UserError, match="missing or damaged"):
+        load_splits(Data(dataset="mnist", root=str(tmp_path)), seed=0)
+
+
+def numbered(count):
+    """Images of 4x4 whose pixels all hold the image's number."""
+    images = (
+        torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    )
+    return Split(images, torch.arange(count) % 2)
+
+
+def numbers(images):
+    """Undo INFO's normalisation."""
+    return ((images[:, 0, 0, 0] * 0.25 + 0.5) * 255).round().int().tolist()
+
+
+def test_batches_in_order_are_normalised_and_complete():
+    batches = list(Batches(numbered(10), INFO, 4, CPU))
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    images = torch.cat([images for images, _ in batches])
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images[3], torch.full((1, 4, 4), (3 / 255 - 0.5) / 0.25))
+
+
+@pytest.mark.parametrize(
+    "count, batch_size, sizes",
+    [
+        (10, 4, [4, 4, 2]),
+        (9, 4, [4, 5]),
+        (8, 4, [4, 4]),
+        (1, 4, [1]),
+        (3, 1, [1, 1, 1]),
+        (2, 4, [2]),
+    ],
+)
+def test_a_training_epoch_shows_every_image_once_and_leaves_none_alone(count, batch_size, sizes):
+    batches = Batches(numbered(count), INFO, batch_size, CPU)
+    epoch = list(batches.shuffled(0, 2, Augment()))
+    assert [len(labels) for _, _, labels in epoch] == sizes
+    assert [step for step, _, _ in epoch] == [2 * len(batches) + i for i in range(len(batches))]
+    shown = [number for _, images, _ in epoch for number in numbers(images)]
+    assert sorted(shown) == list(range(count))
+    for _, images, labels in epoch:
+        assert labels.tolist() == [number % 2 for number in numbers(images)]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(seed, epoch):
+        batches = Batches(numbered(100), INFO, 7, CPU).shuffled(seed, epoch, Augment())
+        return [number for _, images, _ in batches for number in numbers(images)]
+
+    first = order(0, 0)
+    torch.rand(5)  # whatever else draws random numbers
+    assert order(0, 0) == first != order(0, 1)
+    assert order(1, 0) != first
+
+
+def test_shift_moves_each_image_within_its_bounds_and_fills_with_black():
+    images = torch.randint(1, 256, (500, 2, 5, 6), dtype=torch.uint8)
+    moved = shift(images, 2)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    offsets = set()
+    for before, after in zip(padded, moved, strict=True):
+        places = [
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if torch.equal(before[:, top : top + 5, left : left + 6], after)
+        ]
+        assert len(places) == 1
+        offsets.update(places)
+    assert len(offsets) == 25, "not every offset occurs"
+
+
+def test_augmentation_depends_on_the_step_alone():
+    split = Split(torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8), torch.zeros(20).long())
+    batches = Batches(split, INFO, 5, CPU)
+    passes = []
+    for _ in range(2):
+        passes.append(
+            torch.cat([images for _, images, _ in batches.shuffled(0, 1, Augment(shift=2))])
+        )
+        torch.rand(3)
+    assert torch.equal(*passes)
+    plain = torch.cat([images for _, images, _ in batches.shuffled(0, 1, Augment())])
+    assert not torch.equal(plain, passes[0])

@@ -1,0 +1,150 @@
+"""The two loops, the optimizer and the learning rate, checked by value."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from config import SGD, Augment, Constant, CrossEntropy, OneCycle
+from dataset import Batches, DataInfo, Split
+from engine import evaluate, train_one_epoch
+from loss import build_loss
+from optimizer import build_optimizer, learning_rate
+
+CPU = torch.device("cpu")
+INFO = DataInfo("made up", ["a", "b", "c"], [0.5], [0.5], (1, 6, 6))
+
+
+def made_up(count=50):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 1, 6, 6), dtype=torch.uint8, generator=generator)
+    return Split(images, torch.randint(0, 3, (count,), generator=generator))
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
+        nn.Linear(64, 3),
+    )  # fmt: skip
+
+
+def test_evaluate_divides_sums_over_images_once():
+    split, model = made_up(), small_network()
+    whole = (split.images.float() / 255 - 0.5) / 0.5
+    model.eval()
+    logits = model(whole)
+    expected = nn.functional.cross_entropy(logits, split.labels).item()
+    for batch_size in (1, 7, 50, 1000):
+        model.train()
+        result = evaluate(
+            model, Batches(split, INFO, batch_size, CPU), nn.CrossEntropyLoss(), torch.float32
+        )
+        assert result.loss == pytest.approx(expected, rel=1e-6)
+        assert torch.equal(result.predictions, logits.argmax(1))
+        assert result.accuracy == (logits.argmax(1) == split.labels).double().mean().item()
+
+
+def train_small(epochs=3, between=lambda model: None, seed=0):
+    model = small_network()
+    optimizer = build_optimizer(SGD(lr=0.05), model)
+    batches = Batches(made_up(), INFO, 8, CPU)
+    updates = []
+    for epoch in range(epochs):
+        updates += train_one_epoch(
+            model,
+            batches.shuffled(seed, epoch, Augment(shift=1)),
+            nn.CrossEntropyLoss(),
+            optimizer,
+            lambda step: 0.05 + step / 1000,
+            torch.float32,
+        )
+        between(model)
+    return model, updates
+
+
+def test_training_counts_steps_sets_the_learning_rate_and_lowers_the_loss():
+    _, updates = train_small(epochs=20)
+    assert [update.step for update in updates] == list(range(1, 20 * 7 + 1))
+    assert [update.lr for update in updates[:3]] == [0.05, 0.051, 0.052]
+    assert sum(update.images for update in updates[:7]) == 50
+    assert all(0 <= int(update.correct) <= update.images for update in updates)
+    assert sum(float(u.loss) for u in updates[-7:]) < 0.8 * sum(float(u.loss) for u in updates[:7])
+
+
+def test_what_happens_between_epochs_leaves_the_weights_alone():
+    """Dropout and augmentation come from (seed, step), so evaluating and logging cannot disturb them."""
+
+    def disturb(model):
+        torch.rand(7)
+        evaluate(model, Batches(made_up(), INFO, 9, CPU), nn.CrossEntropyLoss(), torch.float32)
+
+    plain, disturbed, other = (
+        train_small()[0].state_dict(),
+        train_small(between=disturb)[0].state_dict(),
+        train_small(seed=1)[0].state_dict(),
+    )
+    assert all(torch.equal(plain[key], disturbed[key]) for key in plain)
+    assert not torch.equal(plain["0.weight"], other["0.weight"])
+
+
+def test_bf16_computes_in_bf16_and_keeps_the_weights_in_fp32():
+    model, seen = small_network(), []
+    model[-1].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    batches = Batches(made_up(), INFO, 25, CPU)
+    evaluate(model, batches, nn.CrossEntropyLoss(), torch.bfloat16)
+    optimizer = build_optimizer(SGD(), model)
+    shuffled = batches.shuffled(0, 0, Augment())
+    list(
+        train_one_epoch(
+            model, shuffled, nn.CrossEntropyLoss(), optimizer, lambda _: 0.1, torch.bfloat16
+        )
+    )
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
+def test_sgd_follows_its_formula(momentum, nesterov):
+    """Sutskever et al. (2013) in PyTorch's form: v = m v + g, and the step is g + m v or v."""
+    lr, decay = 0.1, 0.01
+    layer = nn.Linear(3, 1, bias=False)
+    weight = layer.weight.detach().clone()
+    config = SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+    optimizer = build_optimizer(config, layer)
+    velocity = torch.zeros_like(weight)
+    for step in range(4):
+        optimizer.zero_grad()
+        (layer.weight**2 * (step + 1)).sum().backward()
+        optimizer.step()
+        gradient = 2 * weight * (step + 1) + decay * weight
+        velocity = momentum * velocity + gradient
+        weight = weight - lr * (gradient + momentum * velocity if nesterov else velocity)
+        torch.testing.assert_close(layer.weight.detach(), weight)
+
+
+def test_label_smoothing_follows_its_formula():
+    """Szegedy et al. (2016): the target is 1 - s on the label, and s over all classes alike."""
+    logits, labels, share = torch.randn(5, 4), torch.tensor([0, 3, 1, 1, 2]), 0.2
+    target = (1 - share) * nn.functional.one_hot(labels, 4) + share / 4
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(
+        build_loss(CrossEntropy(label_smoothing=share))(logits, labels), expected
+    )
+
+
+def test_one_cycle_rises_linearly_peaks_and_falls_to_almost_zero():
+    rates = [learning_rate(OneCycle(warmup=0.2), 0.5, step, 100) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.5 * k / 21 for k in (1, 2, 3)])
+    assert max(rates) == rates[20] == 0.5
+    assert rates[60] == pytest.approx(0.25)
+    assert rates[99] == pytest.approx(0.5 / 80)
+    rises = [after - before for before, after in pairwise(rates)]
+    assert all(rise > 0 for rise in rises[:20]) and all(rise < 0 for rise in rises[20:])
+
+
+def test_schedules_without_warmup_and_constant():
+    assert learning_rate(OneCycle(warmup=0), 0.5, 0, 10) == 0.5
+    assert learning_rate(OneCycle(warmup=0.99), 0.5, 0, 1) > 0
+    assert {learning_rate(Constant(), 0.5, step, 10) for step in range(10)} == {0.5}

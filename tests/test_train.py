@@ -1,0 +1,268 @@
+"""Whole runs through train.py and test.py, and what they leave behind."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from checkpoint import load_checkpoint
+from config import load_config
+from record import create_run_dir
+from train import train
+
+PROJECT = Path(__file__).parent.parent
+TAGS = ["accuracy/train", "accuracy/val", "images_per_second", "loss/train", "loss/val", "lr"]
+
+
+def test_the_default_run_needs_no_download_and_learns_digits(script):
+    trained = script("train.py")
+    assert trained.code == 0, trained.error
+    (run,) = Path("runs/digits").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
+    assert (
+        f"python test.py --ckpt {run}" in trained.out and "tensorboard --logdir runs" in trained.out
+    )
+    tested = script("test.py", "--json", "result.json")
+    assert tested.code == 0, tested.error
+    report = json.loads(Path("result.json").read_text())
+    assert report == json.loads((run / "test.json").read_text())
+    assert (report["dataset"], report["split"], report["n"]) == ("digits", "test", 359)
+    assert report["accuracy"] == report["correct"] / 359 >= 0.97
+    low, high = report["ci95"]
+    assert 0 < low < report["accuracy"] <= high
+    assert sum(map(sum, report["confusion"])) == 359
+    assert sum(row[i] for i, row in enumerate(report["confusion"])) == report["correct"]
+    assert [sum(row) for row in report["confusion"]] == [c["support"] for c in report["per_class"]]
+    assert [c["name"] for c in report["per_class"]] == list("0123456789")
+    assert f"{report['accuracy']:.2%}" in tested.out
+
+
+def test_a_run_folder_holds_what_it_promises(digits_run):
+    names = {re.sub(r"tfevents\..*", "tfevents", path.name) for path in digits_run.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "events.out.tfevents",
+        "last.pt",
+        "best.pt",
+    }
+    assert not [name for name in names if name.endswith(".tmp")]
+    rows = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 21), (2, 42)]
+    assert set(rows[0]) == {
+        "epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
+        "images_per_second", "seconds",
+    }  # fmt: skip
+    facts = json.loads((digits_run / "run.json").read_text())
+    assert facts["exit_reason"] == "finished"
+    assert facts["versions"]["torch"] == torch.__version__
+    assert set(facts["seconds"]) == {"import", "data", "build", "training", "validation", "saving"}
+    assert re.fullmatch(r"[0-9a-f]{64}", facts["data_sha256"])
+    assert {"git", "device", "threads", "precision"} <= set(facts)
+
+
+def test_best_is_the_epoch_of_the_best_validation_accuracy(tmp_path):
+    run = train(
+        load_config("digits.yaml", ["train.epochs=4", "optimizer.lr=0.2"]), tmp_path / "run"
+    )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert load_checkpoint(run / "best.pt")["epoch"] == best["epoch"]
+    assert load_checkpoint(run / "best.pt")["validation"]["accuracy"] == best["val_accuracy"]
+    assert load_checkpoint(run / "last.pt")["epoch"] == 4
+
+
+def test_tensorboard_reads_the_curves(digits_run):
+    events = EventAccumulator(str(digits_run))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == TAGS
+    rows = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    for tag, key in (("loss/val", "val_loss"), ("accuracy/val", "val_accuracy")):
+        points = events.Scalars(tag)
+        assert [point.step for point in points] == [21, 42]
+        assert [point.value for point in points] == pytest.approx([row[key] for row in rows])
+    steps = [point.step for point in events.Scalars("loss/train")]
+    assert steps == [5, 10, 15, 20, 21, 25, 30, 35, 40, 42]
+    assert events.Scalars("lr")[-1].value == pytest.approx(rows[-1]["lr"])
+
+
+def test_tensorboard_serves_the_curves(digits_run):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        "tensorboard.main",
+        "--logdir",
+        digits_run.parent,
+        "--port",
+        port,
+        "--host",
+        "127.0.0.1",
+    ]
+    server = subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}/data/plugin/scalars/tags"
+    try:
+        served = {}
+        deadline = time.monotonic() + 60
+        while not served and time.monotonic() < deadline and server.poll() is None:
+            try:
+                served = json.load(urlopen(url))
+            except OSError:
+                time.sleep(0.5)
+        assert sorted(served[digits_run.name]) == TAGS
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_the_written_config_repeats_the_run_bit_for_bit(digits_run, tmp_path):
+    again = train(load_config(digits_run / "config.yaml"), tmp_path / "again")
+    other = train(load_config(digits_run / "config.yaml", ["seed=1"]), tmp_path / "other")
+    unseen = load_config(digits_run / "config.yaml", ["log.every=1", "name=elsewhere"])
+    logged = train(unseen, tmp_path / "logged")
+    first, second, third, fourth = (
+        load_checkpoint(run / "last.pt")["model"] for run in (digits_run, again, other, logged)
+    )
+    for key in first:
+        assert torch.equal(first[key], second[key]) and torch.equal(first[key], fourth[key]), key
+    assert not torch.equal(first["features.0.weight"], third["features.0.weight"])
+
+
+def test_without_validation_the_last_epoch_counts_as_the_best(script):
+    options = ["train.epochs=2", "data.validation=0", "data.limit=200", "--run-dir", "run"]
+    assert script("train.py", *options).code == 0
+    assert load_checkpoint(Path("run/best.pt"))["epoch"] == 2
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["val_loss"] is rows[0]["val_accuracy"] is None
+    tested = script("test.py", "--ckpt", "run", "--split", "val")
+    assert tested.code == 2 and "data.validation = 0" in tested.error
+    assert script("test.py", "--ckpt", "run", "--split", "train").code == 0
+    assert json.loads(Path("run/train.json").read_text())["n"] == 200
+
+
+def test_test_py_agrees_with_the_validation_of_the_run_whatever_the_batch(digits_run, script):
+    validation = load_checkpoint(digits_run / "best.pt")["validation"]
+    for batch_size in (1, 7, 1000):
+        options = [
+            "--ckpt",
+            digits_run,
+            "--split",
+            "val",
+            "--json",
+            "-",
+            "--batch-size",
+            batch_size,
+        ]
+        tested = script("test.py", *options)
+        report = json.loads(tested.out)
+        assert report["accuracy"] == validation["accuracy"]
+        assert report["loss"] == pytest.approx(validation["loss"], rel=1e-5)
+
+
+def test_a_loss_that_explodes_ends_the_run_with_code_3_and_no_bad_checkpoint(script):
+    result = script("train.py", "optimizer.lr=1e20", "--run-dir", "run")
+    assert result.code == 3
+    assert re.search(r"error: the loss became (nan|inf) in epoch 1, by step 5, at lr", result.error)
+    assert not Path("run/last.pt").exists()
+    assert json.loads(Path("run/run.json").read_text())["exit_reason"].startswith("NonFiniteError")
+
+
+BAD_TRAIN = {
+    "optimzer.lr=1": "did you mean 'optimizer'",
+    "optimizer.lr=-1": "optimizer.lr = -1",
+    "train.epochs=yes": "train.epochs = yes",
+    "model.name=lenett": "did you mean 'lenet'",
+    "data.dataset=mnits": "did you mean 'mnist'",
+    "data.image_size=6": "features.4 = Conv2d",
+    "data.validation=5000": "data.validation = 5000",
+    "lr": "key=value",
+    "--config=nope.yaml": "known: digits.yaml",
+    "--confg=mnist.yaml": "--confg",
+    "--run-dir=/dev/null/run": "cannot create the run folder",
+}
+
+
+@pytest.mark.parametrize("argument", BAD_TRAIN)
+def test_a_mistake_ends_training_with_code_2_one_line_and_nothing_written(script, argument):
+    result = script("train.py", argument)
+    assert result.code == 2
+    assert result.error.count("\n") == 1 and result.error.startswith("error: ")
+    assert BAD_TRAIN[argument] in result.error
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_refused(script):
+    result = script("train.py", "device=cuda")
+    assert (result.code, list(Path().iterdir())) == (2, [])
+    assert "device = cuda" in result.error and "available: auto" in result.error
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "no run with a checkpoint"),
+        (["--ckpt", "nowhere"], "nowhere: no such"),
+        (["--ckpt", PROJECT / "train.py"], "not a checkpoint"),
+        (["--split", "tset"], "tset"),
+        (["--batch-size", "0"], "--batch-size 0"),
+    ],
+)
+def test_a_mistake_ends_testing_with_code_2_one_line_and_nothing_written(script, options, message):
+    result = script("test.py", *options)
+    assert result.code == 2
+    assert result.error.count("\n") == 1 and message in result.error
+    assert not list(Path().iterdir())
+
+
+def test_a_run_folder_is_never_shared(script, tmp_path):
+    options = ["train.epochs=1", "data.limit=100", "--run-dir", "run"]
+    assert script("train.py", *options).code == 0
+    before = {path: path.read_bytes() for path in Path("run").iterdir()}
+    result = script("train.py", *options)
+    assert result.code == 2 and "--run-dir" in result.error
+    assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
+    config = load_config("digits.yaml")
+    assert len({create_run_dir(config) for _ in range(5)}) == 5  # in less than one second
+
+
+def test_print_config_prints_a_config_and_does_nothing_else(script):
+    result = script("train.py", "--config", "mnist.yaml", "optimizer.lr=0.25", "--print-config")
+    assert result.code == 0
+    assert [path.name for path in Path().iterdir()] == []
+    Path("printed.yaml").write_text(result.out)
+    assert load_config("printed.yaml") == load_config("mnist.yaml", ["optimizer.lr=0.25"])
+
+
+@pytest.mark.parametrize("name", ["train.py", "test.py"])
+def test_help_waits_for_no_heavy_import(name):
+    code = (
+        f"import runpy, sys; sys.argv = [{name!r}, '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: print('code', end.code, {'torch', 'pydantic', 'yaml'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert "usage:" in done.stdout and done.stdout.endswith("code 0 set()\n")
+
+
+def test_the_smoke_config_learns_real_mnist(mnist_root, script):
+    options = ["--config", "mnist_smoke.yaml", f"data.root={mnist_root}", "--run-dir", "run"]
+    assert script("train.py", *options).code == 0
+    report = json.loads(script("test.py", "--ckpt", "run", "--json", "-").out)
+    assert (report["dataset"], report["n"]) == ("mnist", 10_000)
+    assert report["accuracy"] >= 0.93
