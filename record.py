@@ -58,20 +58,6 @@ def first_new(parent: Path, name: str) -> Path:
     raise AssertionError("count() ends")
 
 
-class Laps:
-    """Seconds by phase: each call books the time since the one before on the phase that it names."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def __call__(self, phase: str) -> float:
-        now = time.perf_counter()
-        elapsed, self.last = now - self.last, now
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
-        return elapsed
-
-
 class Sums:
     """Loss, correct images and images, summed since `start`; on the device, for reading them waits for it."""
 

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errors import ArgumentParser, exit_code
+from laps import Laps
 
 if TYPE_CHECKING:
     from config import Config
 
 
-def train(config: Config, run_dir: Path | None = None) -> Path:
+def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None) -> Path:
     """Train as `config` says and return the run folder, which then holds everything (see README).
 
     Raises UserError before anything is written, and NonFiniteError when the loss is no longer a number.
     """
+    laps = laps or Laps()
     # imported here and not above, so that --help and a mistyped config answer at once
     from dataclasses import asdict
 
@@ -38,9 +40,9 @@ def train(config: Config, run_dir: Path | None = None) -> Path:
     from loss import build_loss
     from model import build_model
     from optimizer import build_optimizer, learning_rate
-    from record import Laps, Record, create_run_dir, run_facts
+    from record import Record, create_run_dir, run_facts
 
-    laps = Laps()
+    laps("import")
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
 
@@ -156,13 +158,14 @@ def main() -> None:
     )
     args = parser.parse_intermixed_args()
 
+    laps = Laps()
     from config import load_config, to_yaml
 
     config = load_config(args.config, args.overrides)
     if args.print_config:
         print(to_yaml(config), end="")
     else:
-        train(config, args.run_dir)
+        train(config, args.run_dir, laps)
 
 
 if __name__ == "__main__":

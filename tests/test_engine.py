@@ -67,7 +67,7 @@ def train_small(epochs=3, between=lambda model: None, seed=0):
 def test_training_counts_steps_sets_the_learning_rate_and_lowers_the_loss():
     _, updates = train_small(epochs=20)
     assert [update.step for update in updates] == list(range(1, 20 * 7 + 1))
-    assert [update.lr for update in updates[:3]] == [0.05, 0.051, 0.052]
+    assert [update.lr for update in updates[:3]] == pytest.approx([0.05, 0.051, 0.052])
     assert sum(update.images for update in updates[:7]) == 50
     assert all(0 <= int(update.correct) <= update.images for update in updates)
     assert sum(float(u.loss) for u in updates[-7:]) < 0.8 * sum(float(u.loss) for u in updates[:7])
