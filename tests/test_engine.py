@@ -17,9 +17,11 @@ INFO = DataInfo("made up", ["a", "b", "c"], [0.5], [0.5], (1, 6, 6))
 
 
 def made_up(count=50):
+    """Noise, brighter from class to class."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 1, 6, 6), dtype=torch.uint8, generator=generator)
-    return Split(images, torch.randint(0, 3, (count,), generator=generator))
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    noise = torch.randint(0, 100, (count, 1, 6, 6), generator=generator)
+    return Split((noise + 70 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
 
 
 def small_network():
@@ -70,7 +72,7 @@ def test_training_counts_steps_sets_the_learning_rate_and_lowers_the_loss():
     assert [update.lr for update in updates[:3]] == pytest.approx([0.05, 0.051, 0.052])
     assert sum(update.images for update in updates[:7]) == 50
     assert all(0 <= int(update.correct) <= update.images for update in updates)
-    assert sum(float(u.loss) for u in updates[-7:]) < 0.8 * sum(float(u.loss) for u in updates[:7])
+    assert sum(float(u.loss) for u in updates[-7:]) < 0.5 * sum(float(u.loss) for u in updates[:7])
 
 
 def test_what_happens_between_epochs_leaves_the_weights_alone():
