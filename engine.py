@@ -28,7 +28,7 @@ class Evaluation(NamedTuple):
 def train_one_epoch(
     model: nn.Module,
     batches: Iterable[tuple[int, Tensor, Tensor]],
-    loss_function: Loss,
+    loss_fn: Loss,
     optimizer: torch.optim.Optimizer,
     lr_at: Callable[[int], float],
     precision: torch.dtype,
@@ -42,7 +42,7 @@ def train_one_epoch(
 
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
             logits = model(images)
-            loss = loss_function(logits, labels)
+            loss = loss_fn(logits, labels)
 
         optimizer.zero_grad()
         loss.backward()
@@ -56,7 +56,7 @@ def train_one_epoch(
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    loss_function: Loss,
+    loss_fn: Loss,
     precision: torch.dtype,
 ) -> Evaluation:
     """Judge `model` on `batches` of (images, labels): sums over all images, divided once."""
@@ -65,7 +65,7 @@ def evaluate(
     for images, labels in batches:
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
             logits = model(images)
-            loss = loss_function(logits, labels)
+            loss = loss_fn(logits, labels)
         losses.append(loss * len(labels))
         predictions.append(logits.argmax(1))
         correct.append((predictions[-1] == labels).sum())

@@ -83,12 +83,8 @@ class Record:
     """
 
     def __init__(self, run_dir: Path, every: int, steps_per_epoch: int, facts: dict[str, Any]):
-        self.run_dir, self.every, self.steps_per_epoch, self.facts = (
-            run_dir,
-            every,
-            steps_per_epoch,
-            facts,
-        )
+        self.run_dir, self.facts = run_dir, facts
+        self.every, self.steps_per_epoch = every, steps_per_epoch
         self.writer = SummaryWriter(str(run_dir))
         self.metrics = (run_dir / "metrics.jsonl").open("a")
 
@@ -119,11 +115,8 @@ class Record:
         self.interval.add(update.loss * update.images, update.correct, update.images)
         if update.step % self.every and update.step % self.steps_per_epoch:
             return
-        loss, correct, images = (
-            float(self.interval.loss),
-            int(self.interval.correct),
-            self.interval.images,
-        )
+        loss, correct = float(self.interval.loss), int(self.interval.correct)
+        images = self.interval.images
         if not math.isfinite(loss):
             raise NonFiniteError(
                 f"the loss became {loss} in epoch {self.epoch}, by step {update.step}, at lr {update.lr:g}; "

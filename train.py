@@ -49,20 +49,17 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
     # data: the training images and, carved from them, the validation images
     splits = load_splits(config.data, config.seed)
     info = data_info(config.data, splits["train"])
-    batches = {
-        name: Batches(split, info, config.train.batch_size, device)
-        for name, split in splits.items()
-    }
-    train_batches, val_batches = batches["train"], batches.get("val")
+    train_batches = Batches(splits["train"], info, config.train.batch_size, device)
+    val_batches = None
+    if "val" in splits:
+        val_batches = Batches(splits["val"], info, config.train.batch_size, device)
     laps("data")
 
     # network, loss, optimizer; the learning rate is a function of the step
     torch.manual_seed(config.seed)
-    model = build_model(
-        config.model.name, info.image_shape, len(info.classes), **config.model.arguments()
-    )
-    model = model.to(device)
-    loss_function = build_loss(config.loss)
+    shape, classes = info.image_shape, len(info.classes)
+    model = build_model(config.model.name, shape, classes, **config.model.arguments()).to(device)
+    loss_fn = build_loss(config.loss)
     optimizer = build_optimizer(config.optimizer, model)
     epochs, steps_per_epoch = config.train.epochs, len(train_batches)
     steps = epochs * steps_per_epoch
@@ -71,14 +68,15 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
         return learning_rate(config.schedule, config.optimizer.lr, step, steps)
 
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
-    facts = run_facts(device, precision, splits) | {"seconds": laps.seconds}
+    facts = run_facts(device, precision, splits) | {
+        "seconds": laps.seconds
+    }  # which goes on growing
     run_dir = create_run_dir(config, run_dir)
     print(f"{config.model.name}: {sum(p.numel() for p in model.parameters()):,} parameters")
     print(", ".join(f"{len(split.labels):,} {name} images" for name, split in splits.items()))
     laps("build")
 
-    best = (-1.0, 0.0)  # validation accuracy, and minus the loss to settle a tie
-    best_epoch = 0
+    best_epoch, best_score = 0, (-1.0, 0.0)
     with (
         Record(run_dir, config.log.every, steps_per_epoch, facts) as record,
         tqdm(total=steps, unit="step", disable=None, leave=False) as bar,  # on a terminal only
@@ -86,16 +84,15 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
         for epoch in range(1, epochs + 1):
             record.start_epoch(epoch)
             epoch_batches = train_batches.shuffled(config.seed, epoch - 1, config.data.augment)
-            for update in train_one_epoch(
-                model, epoch_batches, loss_function, optimizer, lr_at, precision
-            ):
+            updates = train_one_epoch(model, epoch_batches, loss_fn, optimizer, lr_at, precision)
+            for update in updates:
                 record.update(update)
                 bar.update()
             laps("training")
 
-            validation = (
-                evaluate(model, val_batches, loss_function, precision) if val_batches else None
-            )
+            validation = None
+            if val_batches:
+                validation = evaluate(model, val_batches, loss_fn, precision)
             laps("validation")
             row = record.end_epoch(validation)
             bar.write(epoch_line(row, epochs))
@@ -110,11 +107,10 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
                 "data": asdict(info),
             }
             save_checkpoint(run_dir / "last.pt", checkpoint)
-            # without validation images there is nothing to choose by: the last epoch counts as the best
-            if validation is None or (validation.accuracy, -validation.loss) > best:
-                if validation is not None:
-                    best = (validation.accuracy, -validation.loss)
-                best_epoch = epoch
+            # by validation accuracy, a tie by the loss; without validation images the last epoch is best
+            score = (validation.accuracy, -validation.loss) if validation else (float(epoch), 0.0)
+            if score > best_score:
+                best_epoch, best_score = epoch, score
                 save_checkpoint(run_dir / "best.pt", checkpoint)
             laps("saving")
 
@@ -126,16 +122,17 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
     """A row of metrics.jsonl for people."""
-    val = (
-        f"val {row['val_loss']:.4f} {row['val_accuracy']:7.2%} | "
-        if row["val_loss"] is not None
-        else ""
-    )
-    return (
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs} | "
-        f"train {row['train_loss']:.4f} {row['train_accuracy']:7.2%} | {val}"
-        f"{row['images_per_second']:,.0f} images/s | {row['seconds']:.1f} s"
-    )
+    val_loss, val_accuracy = row["val_loss"], row["val_accuracy"]
+    parts = [
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:7.2%}",
+        f"val loss {val_loss:.4f} accuracy {val_accuracy:7.2%}"
+        if val_loss is not None
+        else "no val",
+        f"{row['images_per_second']:,.0f} images/s",
+        f"{row['seconds']:.1f} s",
+    ]
+    return " | ".join(parts)
 
 
 def main() -> None:

@@ -167,3 +167,8 @@ def test_a_network_that_needs_an_argument_says_so(tmp_path, monkeypatch):
 
 def test_the_defaults_are_a_config():
     assert load_config("digits.yaml").model.name == Config().model.name == "lenet"
+
+
+def test_the_readme_shows_the_config_as_it_is():
+    readme = (CONFIGS[0].parent.parent / "README.md").read_text()
+    assert f"```yaml\n{to_yaml(load_config('mnist.yaml'))}```" in readme
