@@ -10,7 +10,7 @@ mistyped keys, values out of range and keys that cannot act raise `UserError` an
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -67,12 +67,21 @@ class CrossEntropy(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
 
 
+class Group(Section):
+    """Parameters with a learning rate and weight decay of their own; the first group that matches counts."""
+
+    match: str = Field(min_length=1, description="pattern of parameter names, as in a shell")
+    lr_mult: float = Field(1.0, ge=0, description="times the learning rate; 0 = frozen")
+    decay_mult: float = Field(1.0, ge=0, description="times the weight decay")
+
+
 class SGD(Section):
     name: Literal["sgd"] = "sgd"
     lr: float = Field(0.1, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="share of the last update kept")
     nesterov: bool = Field(False, description="look-ahead momentum")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty, on every parameter")
+    groups: list[Group] = Field([], description='{match: "features.*", lr_mult, decay_mult}, ...')
 
     @model_validator(mode="after")
     def check_nesterov(self) -> "SGD":
@@ -160,37 +169,61 @@ def config_from_dict(
     schema = Config
     try:
         schema.model_validate(values)  # at once, before the networks are imported with torch
-        schema = full_schema()
+        schema = full_schema(values.get("model", {}).get("name", ""))
         return schema.model_validate(values)
     except ValidationError as error:
         raise UserError(describe(error, schema, values, place)) from None
 
 
 @cache
-def full_schema() -> type[Config]:
-    """`Config` with the data sets and networks of this project: a network's keys are its constructor's."""
+def full_schema(network: str) -> type[Config]:
+    """`Config` with all data sets and networks: a network's keys are the arguments of its constructor.
+
+    `network` is the one that the config asks for, since torchvision's are known by asking for them.
+    """
     from dataset import DATASETS
-    from model import MODELS
+    from model import MODELS, find_network
 
     dataset: Any = Literal[tuple(DATASETS)]
     data = create_model("Data", __base__=Data, dataset=(dataset, Data().dataset))
-    sections = {name: network_section(name, network) for name, network in MODELS.items()}
-    default = sections[Config().model.name]
-    network: Any = default
-    if len(sections) > 1:  # as a discriminator demands
-        network = Annotated[Union[tuple(sections.values())], Field(discriminator="name")]  # noqa: UP007
-    model = (network, default.model_validate({}))
-    return create_model("Config", __base__=Config, data=(data, data()), model=model)
+    names = [*MODELS, network] if network.startswith("torchvision.") else list(MODELS)
+    sections = {name: network_section(name, find_network(name)) for name in names}
+    model: Any = Annotated[Union[tuple(sections.values())], Field(discriminator="name")]  # noqa: UP007
+    default = sections[Config().model.name].model_validate({})
+    return create_model("Config", __base__=Config, data=(data, data()), model=(model, default))
+
+
+class Kaiming(Section):
+    name: Literal["kaiming"] = "kaiming"
+    bias: float = 0.0
+
+
+class Xavier(Section):
+    name: Literal["xavier"] = "xavier"
+    bias: float = 0.0
+
+
+class Normal(Section):
+    name: Literal["normal"] = "normal"
+    std: float = Field(0.01, gt=0)
+    bias: float = 0.0
 
 
 class Network(Named):
     model_config = ConfigDict(extra="forbid")
 
+    init: Annotated[Kaiming | Xavier | Normal, Field(discriminator="name")] | None = Field(
+        None, description="{name: kaiming | xavier | normal, bias, std}; null = the network's own"
+    )
+
 
 def network_section(name: str, network: Callable) -> type[Network]:
     """The keys of `model: {name: ...}`: what the constructor takes after image_shape and num_classes."""
     fields: dict[str, Any] = {"name": (Literal[name], name)}
+    fixed = network.keywords if isinstance(network, partial) else {}
     for parameter in list(inspect.signature(network, eval_str=True).parameters.values())[2:]:
+        if parameter.name in fixed:
+            continue
         required = parameter.default is parameter.empty
         annotation = parameter.annotation
         if annotation is parameter.empty:

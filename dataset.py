@@ -41,6 +41,7 @@ class DataInfo:
 class DataSet(NamedTuple):
     read: Callable[[Path, bool], Split]  # (root, train) -> the train or the test images
     classes: list[str]
+    image_shape: tuple[int, int, int]  # (C, H, W), where the config asks for no other size
     mean: list[float]
     std: list[float]
 
@@ -90,8 +91,10 @@ DIGITS = list("0123456789")
 
 DATASETS: dict[str, DataSet] = {
     # mean and std over the training images of each, checked in tests/test_dataset.py
-    "digits": DataSet(read_digits, DIGITS, mean=[0.3057], std=[0.3248]),
-    "mnist": DataSet(partial(read_torchvision, "MNIST"), DIGITS, mean=[0.1307], std=[0.3081]),
+    "digits": DataSet(read_digits, DIGITS, (1, 28, 28), mean=[0.3057], std=[0.3248]),
+    "mnist": DataSet(
+        partial(read_torchvision, "MNIST"), DIGITS, (1, 28, 28), mean=[0.1307], std=[0.3081]
+    ),
 }
 
 
@@ -148,6 +151,12 @@ def data_info(data: Data, split: Split) -> DataInfo:
     return DataInfo(
         data.dataset, dataset.classes, dataset.mean, dataset.std, (channels, height, width)
     )
+
+
+def image_shape(data: Data) -> tuple[int, int, int]:
+    """(C, H, W) of the images that `data` describes, without reading them."""
+    channels, height, width = DATASETS[data.dataset].image_shape
+    return channels, data.image_size or height, data.image_size or width
 
 
 def take(split: Split, indices: Tensor) -> Split:

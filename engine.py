@@ -38,11 +38,14 @@ def train_one_epoch(
     for step, images, labels in batches:
         lr = lr_at(step)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_mult"]
 
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
-            logits = model(images)
+            outputs = model(images)
+            logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = loss_fn(logits, labels)
+            for weight, extra_logits in auxiliary:
+                loss = loss + weight * loss_fn(extra_logits, labels)
 
         optimizer.zero_grad()
         loss.backward()

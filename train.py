@@ -37,6 +37,7 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
     from dataset import Batches, data_info, load_splits
     from device import pick_device, pick_precision
     from engine import evaluate, train_one_epoch
+    from layer_table import summary
     from loss import build_loss
     from model import build_model
     from optimizer import build_optimizer, learning_rate
@@ -72,7 +73,7 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
         "seconds": laps.seconds
     }  # which goes on growing
     run_dir = create_run_dir(config, run_dir)
-    print(f"{config.model.name}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    print(f"{config.model.name}: {summary(model, shape)}")
     print(", ".join(f"{len(split.labels):,} {name} images" for name, split in splits.items()))
     laps("build")
 

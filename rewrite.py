@@ -1,0 +1,147 @@
+"""Exact rewrites of a trained network: other layers, the same function.
+
+folded = fold_batch_norm(model, image_shape)  # fewer layers, for inference
+scanner = fully_convolutional(model, image_shape)  # larger images, a map of scores
+"""
+
+import copy
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from errors import UserError
+from layer_table import by, trace
+
+
+def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...]) -> nn.Module:
+    """A copy of `model` for inference, in which batch normalisation is part of the layer before it.
+
+    In inference it multiplies each channel by a constant and adds another, which the weights and the bias
+    of a convolution or linear layer can do as well (Jacob et al., Quantization and Training of Neural
+    Networks for Efficient Integer-Arithmetic-Only Inference, 2018, 3.2). It is folded where it alone uses
+    what such a layer computes, which the graph of one forward pass tells.
+    """
+    folded = copy.deepcopy(model).eval().requires_grad_(True)  # without gradients there is no graph
+    layers: dict[Any, tuple[str, nn.Module]] = {}  # by the node of what they computed
+    calls: Counter[nn.Module] = Counter()
+
+    def note(name: str, layer: nn.Module, output: Any) -> None:
+        calls[layer] += 1
+        layers[output.grad_fn] = (name, layer)
+
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, output, name=name: note(name, layer, output))
+        for name, layer in folded.named_modules()
+        if isinstance(layer, _ConvNd | nn.Linear | _BatchNorm)
+    ]
+    device = next(folded.parameters()).device
+    with torch.enable_grad():
+        logits = folded(torch.zeros(1, *image_shape, device=device))
+    for hook in hooks:
+        hook.remove()
+
+    uses: Counter[Any] = Counter()
+    waiting, met = [logits.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node not in met:
+            met.add(node)
+            sources = [source for source, _ in node.next_functions if source is not None]
+            uses.update(sources)
+            waiting += sources
+
+    for node, (norm_name, norm) in layers.items():
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+            continue
+        source = node.next_functions[0][0]
+        name, layer = layers.get(source, ("", norm))
+        if isinstance(layer, _BatchNorm) or not uses[source] == calls[layer] == calls[norm] == 1:
+            continue
+        transpose = isinstance(layer, _ConvTransposeNd)
+        fused: nn.Module = (
+            fuse_linear_bn_eval(layer, norm)
+            if isinstance(layer, nn.Linear)
+            else fuse_conv_bn_eval(layer, norm, transpose)  # type: ignore[type-var]
+        )
+        folded.set_submodule(name, fused)
+        folded.set_submodule(norm_name, nn.Identity())
+    return folded.requires_grad_(False)
+
+
+@torch.inference_mode()
+def gain(model: nn.Module, rewritten: nn.Module, images: Tensor) -> float:
+    """How many times as fast as `model` the rewritten one is on `images`, whose predictions must agree.
+
+    Predictions agree if they are equal, or the two best logits are equal up to rounding.
+    """
+    model.eval()
+    seconds, logits = [], []
+    for network in (model, rewritten) * 2:  # the first round warms up
+        start = time.perf_counter()
+        logits.append(network(images))
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    before, after = logits[:2]
+    rounding = 1e-4 * before.abs().max()
+    best = before.max(1).values
+    chosen = before.gather(1, after.argmax(1, keepdim=True)).squeeze(1)
+    assert (best - chosen <= rounding).all(), "the rewritten network predicts something else"
+    return seconds[2] / seconds[3]
+
+
+def fully_convolutional(model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
+    """A copy of `model` for inference whose linear layers are convolutions: (B, C, H, W) -> (B, classes, h, w).
+
+    On images of `image_shape` h = w = 1 and the scores are the logits; a larger image gives the scores of
+    its parts, as if the network slid over it (Sermanet et al., OverFeat, 2014, 3.5). Raises UserError for a
+    network that flattens its maps otherwise than by nn.Flatten, or does more to them than this knows.
+    """
+    scanner = copy.deepcopy(model).eval().requires_grad_(False)
+    calls, _ = trace(scanner, image_shape)
+    flat: tuple[int, ...] | None = (
+        None  # the shape before the last flattening, until a linear layer uses it
+    )
+    for call in calls:
+        layer = call.layer
+        replacement: nn.Module | None = None
+        if isinstance(layer, nn.Flatten) and len(call.input_shape) == 3:
+            flat, replacement = call.input_shape, nn.Identity()
+        elif isinstance(layer, nn.AdaptiveAvgPool2d) and call.output_shape[1:] == (1, 1):
+            replacement = nn.AvgPool2d(call.input_shape[1:], stride=1)  # type: ignore[arg-type]
+        elif isinstance(layer, nn.BatchNorm1d):
+            replacement = nn.BatchNorm2d(layer.num_features, layer.eps)
+            replacement.load_state_dict(layer.state_dict())
+        elif isinstance(layer, nn.Linear):
+            channels, height, width = flat or (layer.in_features, 1, 1)
+            flat = None
+            replacement = nn.Conv2d(channels, layer.out_features, (height, width))
+            replacement.weight.data = layer.weight.data.view_as(replacement.weight)
+            replacement.bias = layer.bias
+        if replacement is not None:
+            scanner.set_submodule(call.name, replacement.eval().requires_grad_(False))
+
+    device = next(model.parameters()).device
+    images = torch.rand(2, *image_shape, device=device)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits, scores = model.eval()(images), scanner(images)
+    except RuntimeError as error:
+        raise UserError(f"this network cannot be made fully convolutional: {error}") from None
+    finally:
+        model.train(was_training)
+    if scores.shape != (*logits.shape, 1, 1) or not torch.allclose(
+        scores[..., 0, 0], logits, 1e-4, 1e-5
+    ):
+        raise UserError(
+            f"this network cannot be made fully convolutional: for {by(image_shape)} images it then "
+            f"gives scores of {by(scores.shape[1:])}, or other ones"
+        )
+    return scanner
