@@ -2,14 +2,20 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
+from config import Config, config_from_dict
+from dataset import DataInfo
 from errors import UserError
+from model import build_model
 
 FORMAT = 1
 KEYS = {"format", "model", "optimizer", "epoch", "step", "validation", "config", "data"}
@@ -46,8 +52,11 @@ def find_checkpoint(path: Path | None) -> Path:
         if not found:
             raise UserError("no run with a checkpoint under runs/; 'python train.py' makes one")
         return found[-1]
-    if not path.exists():
-        raise UserError(f"{path}: no such run folder or checkpoint")
+    try:
+        if not path.exists():
+            raise UserError(f"{path}: no such run folder or checkpoint")
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{path}: {error.strerror}") from None
     if path.is_file():
         return path
     if not (path / "best.pt").is_file():
@@ -58,16 +67,43 @@ def find_checkpoint(path: Path | None) -> Path:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU, whatever device wrote it."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  whatever torch's zip reader and unpickler stumble on
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: not a checkpoint of this project, or damaged: {reason}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles: those are refused
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001  whatever torch's zip reader and unpickler stumble on
+        raise UserError(
+            f"{path}: no checkpoint of this project, or damaged: it cannot be read as tensors and plain values"
+        ) from None
     if not isinstance(checkpoint, dict) or not checkpoint.keys() >= KEYS:
         raise UserError(
-            f"{path}: not a checkpoint of this project: it should hold {', '.join(sorted(KEYS))}"
+            f"{path}: no checkpoint of this project: it should hold {', '.join(sorted(KEYS))}"
         )
     if checkpoint["format"] != FORMAT:
         raise UserError(
             f"{path}: its format is {checkpoint['format']}, this version reads {FORMAT}"
         )
     return checkpoint
+
+
+def restore(path: Path) -> tuple[dict[str, Any], Config, DataInfo, nn.Module]:
+    """The checkpoint at `path`, its config, what it knows of its data, and its trained network.
+
+    Raises UserError where this version of the project cannot make that network.
+    """
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint["config"], dict):
+        raise UserError(f"{path}: its config should be a dict")
+    config = config_from_dict(checkpoint["config"], lambda key: f"{path}, its config")
+    try:
+        info = TypeAdapter(DataInfo).validate_python(checkpoint["data"])
+    except ValidationError as error:
+        raise UserError(f"{path}: its data: {error}") from None
+    shape, classes = info.image_shape, len(info.classes)
+    model = build_model(config.model.name, shape, classes, **config.model.arguments())
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: its weights do not fit the network {config.model.name} as model.py has it now: {error}"
+        ) from None
+    return checkpoint, config, info, model

@@ -149,7 +149,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     path = find_config(path)
     values, lines = read_yaml(path)
     if not isinstance(values, dict):
-        raise UserError(f"{path}: should hold lines of `key: value`, not {inline(values)}")
+        raise UserError(f"{path}: should hold lines of `key: value`, not {shown(values)}")
     places = {key: f"{path}, line {line}" for key, line in lines.items()}
     for override in overrides:
         apply_override(values, places, override)
@@ -222,22 +222,31 @@ def network_section(name: str, network: Callable) -> type[Network]:
     fields: dict[str, Any] = {"name": (Literal[name], name)}
     fixed = network.keywords if isinstance(network, partial) else {}
     for parameter in list(inspect.signature(network, eval_str=True).parameters.values())[2:]:
-        if parameter.name in fixed:
+        if parameter.name in fixed or parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
             continue
         required = parameter.default is parameter.empty
         annotation = parameter.annotation
         if annotation is parameter.empty:
-            annotation = Any if required else type(parameter.default)
+            untyped = required or parameter.default is None
+            annotation = Any if untyped else type(parameter.default)
+        if tuple in (annotation, get_origin(annotation)):  # YAML has lists only
+            annotation = Annotated[annotation, Field(strict=False)]
         fields[parameter.name] = (annotation, ... if required else parameter.default)
     return create_model(name, __base__=Network, **fields)
 
 
 def find_config(path: str | Path) -> Path:
-    for candidate in (Path(path), CONFIGS / path):
-        if candidate.is_file():
-            return candidate
-    known = sorted(file.name for file in CONFIGS.glob("*.yaml"))
-    raise UserError(f"{path}: no such config file{did_you_mean(str(path), known)}")
+    try:
+        for candidate in (Path(path), CONFIGS / path):
+            if candidate.is_file():
+                return candidate
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{path}: {error.strerror}") from None
+    known = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+    raise UserError(f"{path}: no such config file{did_you_mean(Path(path).stem, known)}")
 
 
 def apply_override(
@@ -255,6 +264,8 @@ def apply_override(
             raise UserError(f"{override!r}: {'.'.join(sections[:depth])} is a value, not a section")
     target[last], _ = parse_yaml(text, f"command line, {name}")
     key = (*sections, last)
+    for depth in range(1, len(key)):
+        places.setdefault(key[:depth], "command line")
     for replaced in [other for other in places if other[: len(key)] == key]:
         del places[replaced]
     places[key] = "command line"
@@ -291,37 +302,48 @@ def describe(
         allowed = complaint["ctx"].get("expected") or complaint["ctx"]["expected_tags"]
         if kind == "union_tag_invalid":
             key, value = (*key, "name"), value["name"]
-        message = f"{'.'.join(key)} = {inline(value)} is unknown"
+        message = f"{'.'.join(key)} = {shown(value)} is unknown"
         message += did_you_mean(str(value), re.findall(r"'([^']*)'", allowed))
     elif kind in ("model_type", "model_attributes_type"):
-        message = f"{'.'.join(key)} = {inline(value)}: should be a section, written {{key: value}}"
+        message = f"{'.'.join(key)} = {shown(value)}: should be a section, written {{key: value}}"
     else:  # one complaint for each type that the key may have
         messages = [
             other["msg"] for other in error.errors() if written(other["loc"], values)[0] == key
         ]
-        message = f"{'.'.join(key)} = {inline(value)}: " + " or ".join(messages)
+        message = f"{'.'.join(key)} = {shown(value)}: " + " or ".join(messages)
         message = message.replace("Input should", "should")
     return f"{place(key)}: {message}"
+
+
+def shown(value: Any) -> str:
+    text = inline(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def written(location: tuple[int | str, ...], values: Any) -> tuple[tuple[str, ...], Any]:
     """The key as the user wrote it, and its value: pydantic's locations also name types and variants."""
     key: tuple[str, ...] = ()
     for part in location:
-        if isinstance(values, dict) and part in values:
-            key, values = (*key, str(part)), values[part]
+        if isinstance(values, dict) and part not in values:
+            continue
+        if isinstance(values, dict | list):
+            key, values = (*key, str(part)), values[part]  # type: ignore[index]
     return key, values
 
 
 def known_keys(schema: Any, key: tuple[str, ...], values: dict[str, Any]) -> list[str]:
     """The keys that the section `key` takes, given the name that `values` has there."""
     for part in key:
+        if isinstance(values, list):  # its sections are all of one kind
+            values = values[int(part)]
+            continue
         annotation, values = schema.model_fields[part].annotation, values[part]
         variants = get_args(annotation) or (annotation,)
+        name = values.get("name") if isinstance(values, dict) else None
         named = [
-            v
-            for v in variants
-            if "name" in v.model_fields and v.model_fields["name"].default == values.get("name")
+            variant
+            for variant in variants
+            if "name" in variant.model_fields and variant.model_fields["name"].default == name
         ]
         schema = (named or variants)[0]
     return list(schema.model_fields)
@@ -347,5 +369,5 @@ def to_yaml(section: Section, indent: str = "") -> str:
         variants = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         allowed = " | ".join(variants) if len(variants) > 1 else ""
         comment = ": ".join(filter(None, [allowed, field.description]))
-        lines.append(f"{line:<30}# {comment}\n" if comment else f"{line}\n")
+        lines.append(f"{line:<29} # {comment}\n" if comment else f"{line}\n")
     return "".join(lines)

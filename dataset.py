@@ -74,15 +74,23 @@ def read_torchvision(name: str, root: Path, train: bool) -> Split:
     # torchvision would also fetch, check and unpack the other split
     one_split = type(name, (published,), {"resources": files})
     folder = root / name / "raw"
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         data = one_split(root, train=train, download=True)
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
-        for created in (folder, folder.parent, root):
-            with suppress(OSError):  # stays where it holds anything
-                created.rmdir()
+        for path in new_folders:
+            with suppress(OSError):  # stays if it holds anything
+                path.rmdir()
+        unpacked = [folder / file.removesuffix(".gz") for file, _ in files]
+        if all(path.exists() for path in unpacked):
+            raise UserError(
+                f"{name}: {' or '.join(map(str, unpacked))} is damaged; delete both"
+            ) from None
+        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
         raise UserError(
             f"{name}: {' and '.join(file for file, _ in files)} are missing or damaged in {folder} and could "
-            f"not be downloaded; put them there, or run 'python train.py', which needs no download ({type(error).__name__}: {error})"
+            f"not be downloaded ({reason}); put them there as data/README.md says, or run 'python train.py', "
+            "which needs no download"
         ) from None
     return Split(data.data.unsqueeze(1), data.targets)
 
@@ -110,9 +118,16 @@ def load_splits(data: Data, seed: int) -> dict[str, Split]:
                 f"data.limit = {data.limit}: {data.dataset} has {len(train.labels)} training images"
             )
         train = take(train, stratified_split(train.labels, data.limit, seed)[1])
+    if data.augment.shift >= min(train.images.shape[2:]):
+        sides = "x".join(map(str, train.images.shape[2:]))
+        raise UserError(
+            f"data.augment.shift = {data.augment.shift}: moves {sides} images out of sight"
+        )
     total = len(train.labels)
     size = round(data.validation * total) if isinstance(data.validation, float) else data.validation
     if size == 0:
+        if data.validation > 0:
+            raise UserError(f"data.validation = {data.validation}: less than one of {total} images")
         return {"train": train}
     if size >= total:
         raise UserError(

@@ -1,6 +1,8 @@
 """How a run ends when it does not end well: one line and an exit code, a traceback only for a bug."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -37,10 +39,14 @@ def exit_code(main: Callable[[], None]) -> int:
     """Run `main` and return the exit code of the process: 0, 2, 3 or 130 (see README)."""
     try:
         main()
+        sys.stdout.flush()
     except (UserError, NonFiniteError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2 if isinstance(error, UserError) else 3
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0

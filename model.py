@@ -140,7 +140,9 @@ class ConvNet(nn.Module):
                 case "gaussian":  # one pixel wider on each side: it blurs beyond its window
                     features.append(GaussianPool2d(c_in, pool_kernel + 2, pool_stride, padding=1))
                 case "learned":
-                    features += [LearnedPool2d(c_in, pool_kernel, pool_stride), act()]
+                    features.append(LearnedPool2d(c_in, pool_kernel, pool_stride))
+                    if activation != "maxout":  # which would halve the channels
+                        features.append(act())
 
         classifier: list[nn.Module] = [nn.Flatten()]
         for width in hidden:

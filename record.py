@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import Self
 
@@ -22,6 +22,7 @@ from config import Config, to_yaml
 from dataset import Split
 from engine import Evaluation, Update
 from errors import NonFiniteError, UserError
+from laps import Laps
 
 PROJECT = Path(__file__).parent
 
@@ -35,12 +36,12 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
             run_dir = first_new(parent, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
         else:
             run_dir.mkdir(parents=True, exist_ok=True)
+            if any(run_dir.iterdir()):
+                raise FileExistsError
         with (run_dir / "config.yaml").open("x") as file:
             file.write(to_yaml(config))
     except FileExistsError:
-        raise UserError(
-            f"{run_dir}: holds a run or is a file; --run-dir should name a new folder"
-        ) from None
+        raise UserError(f"--run-dir {run_dir}: should name a new or an empty folder") from None
     except OSError as error:
         raise UserError(f"cannot create the run folder: {error}") from None
     return run_dir
@@ -79,7 +80,7 @@ class Record:
     with Record(run_dir, config.log.every, steps_per_epoch, facts) as record:
         record.start_epoch(1)
         record.update(update)  # after each step
-        row = record.end_epoch(validation)
+        row = record.end_epoch(model, validation)
     """
 
     def __init__(self, run_dir: Path, every: int, steps_per_epoch: int, facts: dict[str, Any]):
@@ -97,7 +98,9 @@ class Record:
     ) -> None:
         self.writer.close()
         self.metrics.close()
-        self.write_facts("finished" if kind is None else f"{kind.__name__}: {error}")
+        self.write_facts(
+            "finished" if kind is None else f"{kind.__name__}: {error}".removesuffix(": ")
+        )
 
     def write_facts(self, exit_reason: str) -> None:
         write_json(self.run_dir / "run.json", {"exit_reason": exit_reason} | self.facts)
@@ -117,11 +120,8 @@ class Record:
             return
         loss, correct = float(self.interval.loss), int(self.interval.correct)
         images = self.interval.images
-        if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss became {loss} in epoch {self.epoch}, by step {update.step}, at lr {update.lr:g}; "
-                f"{self.run_dir} keeps the checkpoints of the epochs before"
-            )
+        self.last = update
+        self.check_finite("the loss", math.isfinite(loss))
         seconds = time.perf_counter() - self.interval.start
         for tag, value in [
             ("loss/train", loss / images),
@@ -132,10 +132,25 @@ class Record:
             self.writer.add_scalar(tag, value, update.step)
         self.sums.add(loss, correct, images)
         self.training_seconds += seconds
-        self.interval, self.last = Sums(), update
+        self.interval = Sums()
 
-    def end_epoch(self, validation: Evaluation | None) -> dict[str, Any]:
-        """Write the epoch's line of metrics.jsonl and its points of the validation curves."""
+    def check_finite(self, what: str, is_finite: bool) -> None:
+        if not is_finite:
+            raise NonFiniteError(
+                f"{what} became infinite or NaN in epoch {self.epoch}, by step {self.last.step}, at lr "
+                f"{self.last.lr:g}; {self.run_dir} has the checkpoints of the epochs before, if any"
+            )
+
+    def end_epoch(self, model: nn.Module, validation: Evaluation | None) -> dict[str, Any]:
+        """Write the epoch's line of metrics.jsonl and its points of the validation curves.
+
+        Raises NonFiniteError for a model that is not fit to be saved.
+        """
+        for name, tensor in model.state_dict().items():
+            self.check_finite(name, bool(tensor.isfinite().all()))
+        self.check_finite(
+            "the validation loss", validation is None or math.isfinite(validation.loss)
+        )
         step, images = self.last.step, self.sums.images
         row = {
             "epoch": self.epoch,
@@ -152,13 +167,13 @@ class Record:
             self.writer.add_scalar("loss/val", validation.loss, step)
             self.writer.add_scalar("accuracy/val", validation.accuracy, step)
         self.writer.flush()
-        self.metrics.write(json.dumps(row) + "\n")
+        self.metrics.write(json.dumps(row, allow_nan=False) + "\n")
         self.metrics.flush()
         return row
 
 
 def run_facts(
-    device: torch.device, precision: torch.dtype, splits: dict[str, Split]
+    device: torch.device, precision: torch.dtype, splits: dict[str, Split], laps: Laps
 ) -> dict[str, Any]:
     """What one must know to judge or repeat a run, besides its config."""
     checksum = hashlib.sha256()
@@ -176,6 +191,7 @@ def run_facts(
         "precision": str(precision).removeprefix("torch."),
         "data_sha256": checksum.hexdigest(),
         "images": {name: len(split.labels) for name, split in splits.items()},
+        "seconds": laps.seconds,  # the phases still to come appear in it when it is written at the end
     }
 
 

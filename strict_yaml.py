@@ -1,8 +1,9 @@
 """YAML without its surprises: what a file says is read strictly, and each key's line is known.
 
 PyYAML reads YAML 1.1, in which 1e-3 is a text, `no` is false and 010 is 8, the last of two equal keys wins,
-and aliases can make a small file huge. Here scalars are those of YAML 1.2's core schema (YAML 1.2.2, 10.3),
-and repeated keys and aliases are refused.
+and aliases can make a small file huge. Here scalars are those of YAML 1.2's JSON schema, with the spellings
+of its core schema but for octal and hexadecimal numbers (YAML 1.2.2, 10.2 and 10.3); repeated keys, aliases
+and tags for anything else are refused.
 """
 
 import re
@@ -15,6 +16,9 @@ import yaml
 from errors import UserError
 
 MAX_BYTES = 1_000_000  # of a file; a real config has a few hundred
+TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")
+}
 
 
 class Loader(yaml.SafeLoader):
@@ -28,9 +32,20 @@ class Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        mismatch = node.tag.endswith(":map") != isinstance(node, yaml.MappingNode)
+        if node.tag not in TAGS or mismatch:
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag {node.tag} is not allowed", problem_mark=node.start_mark
+            )
+        return super().construct_object(node, deep)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "a key should be a name"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             if key.value in seen:
                 problem = f"the key {key.value!r} stands twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
@@ -80,7 +95,7 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[tuple[str, ...], int]]
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{source}{line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, IndexError, RecursionError) as error:
         raise UserError(f"{source}: not a YAML document: {error}") from None
 
 
@@ -94,9 +109,6 @@ def key_lines(
 
 
 def inline(value: Any) -> str:
-    """`value` as YAML on one line, cut where it is very long."""
-    text = yaml.dump(
-        value, Dumper=Dumper, default_flow_style=True, width=1_000_000, sort_keys=False
-    )
-    text = text.strip().removesuffix("...").strip()
-    return text if len(text) <= 80 else text[:77] + "..."
+    """`value` as YAML on one line."""
+    text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=10**9, sort_keys=False)
+    return text.strip().removesuffix("...").strip()

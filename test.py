@@ -29,37 +29,22 @@ def judge(
     What is None stays as it was in training. Raises UserError where checkpoint and images do not fit.
     """
     # imported here and not above, so that --help answers at once
-    from checkpoint import load_checkpoint
-    from config import config_from_dict
-    from dataset import Batches, DataInfo, load_splits, load_test
+    from checkpoint import restore
+    from dataset import Batches, load_splits, load_test
     from device import pick_device, pick_precision
     from engine import evaluate
     from loss import build_loss
     from metrics import confusion_matrix, per_class, wilson_interval
-    from model import build_model
     from rewrite import fold_batch_norm, gain
 
-    checkpoint = load_checkpoint(path)
-    values = checkpoint["config"]
-    values["data"]["root"] = data_root or values["data"]["root"]
-    values["device"] = device or values["device"]
-    config = config_from_dict(values, lambda key: f"{path}, its config")
-    info = DataInfo(**checkpoint["data"])
-    where = pick_device(config.device)
+    checkpoint, config, info, model = restore(path)
+    data = config.data.model_copy(update={"root": data_root or config.data.root})
+    where = pick_device(device or config.device)
     precision = pick_precision(config.precision, where)
-
-    model = build_model(
-        config.model.name, info.image_shape, len(info.classes), **config.model.arguments()
-    )
-    model.load_state_dict(checkpoint["model"])
     model = model.to(where)
 
     # only here, and only when asked, is the test split read
-    splits = (
-        {"test": load_test(config.data)}
-        if split == "test"
-        else load_splits(config.data, config.seed)
-    )
+    splits = {"test": load_test(data)} if split == "test" else load_splits(data, config.seed)
     if split not in splits:
         raise UserError(
             f"--split {split}: this run carved no validation images (data.validation = 0)"
@@ -145,7 +130,9 @@ def main() -> None:
     parser.add_argument(
         "--data-root", metavar="DIR", help="where the images are now, if they have moved"
     )
-    parser.add_argument("--device", help="default: as in training")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: as in training"
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: as in training")
     parser.add_argument(
         "--no-fold",
@@ -160,19 +147,21 @@ def main() -> None:
     from checkpoint import find_checkpoint, write_json
 
     path = find_checkpoint(args.ckpt)
+    copy = None if args.json in (None, "-") else Path(args.json)
+    if copy and (copy.is_dir() or not copy.parent.is_dir()):
+        raise UserError(f"--json {args.json}: should name a file in a folder that exists")
     report = judge(path, args.split, args.data_root, args.device, args.batch_size, args.fold)
     if args.json == "-":
         print(json.dumps(report, indent=2))
     else:
         print_report(report)
-    targets = [path.parent / f"{args.split}.json"]
-    if args.json not in (None, "-"):
-        targets.append(Path(args.json))
-    for target in targets:
-        try:
-            write_json(target, report)
-        except OSError as error:
-            raise UserError(f"cannot write the report: {error}") from None
+    try:
+        if copy:
+            copy.write_text(json.dumps(report, indent=2))
+        if (path.parent / "config.yaml").exists():  # a run folder
+            write_json(path.parent / f"{args.split}.json", report)
+    except OSError as error:
+        raise UserError(f"cannot write the report: {error}") from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ tensorboard --logdir runs
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
@@ -37,7 +38,7 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
     from dataset import Batches, data_info, load_splits
     from device import pick_device, pick_precision
     from engine import evaluate, train_one_epoch
-    from layer_table import summary
+    from layer_table import by, summary
     from loss import build_loss
     from model import build_model
     from optimizer import build_optimizer, learning_rate
@@ -69,12 +70,14 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
         return learning_rate(config.schedule, config.optimizer.lr, step, steps)
 
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
-    facts = run_facts(device, precision, splits) | {
-        "seconds": laps.seconds
-    }  # which goes on growing
+    facts = run_facts(device, precision, splits, laps)
     run_dir = create_run_dir(config, run_dir)
+    counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
+    print(f"{config.data.dataset}: {counts} images of {by(shape)}")
     print(f"{config.model.name}: {summary(model, shape)}")
-    print(", ".join(f"{len(split.labels):,} {name} images" for name, split in splits.items()))
+    print(
+        f"{facts['device']}, {facts['threads']} threads, {facts['precision']}; writing to {run_dir}"
+    )
     laps("build")
 
     best_epoch, best_score = 0, (-1.0, 0.0)
@@ -95,7 +98,7 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
             if val_batches:
                 validation = evaluate(model, val_batches, loss_fn, precision)
             laps("validation")
-            row = record.end_epoch(validation)
+            row = record.end_epoch(model, validation)
             bar.write(epoch_line(row, epochs))
 
             checkpoint = {
@@ -115,9 +118,13 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
                 save_checkpoint(run_dir / "best.pt", checkpoint)
             laps("saving")
 
-    print(f"best.pt is of epoch {best_epoch}; everything is in {run_dir}")
-    print(f"next: python test.py --ckpt {run_dir}")
-    print("      tensorboard --logdir runs")
+    print(
+        f"best.pt: epoch {best_epoch}"
+        + (f", validation accuracy {best_score[0]:.2%}" if val_batches else "")
+    )
+    folder = shlex.quote(str(run_dir))
+    print(f"next: python test.py --ckpt {folder}")
+    print(f"      tensorboard --logdir {'runs' if run_dir.parts[0] == 'runs' else folder}")
     return run_dir
 
 

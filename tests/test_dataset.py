@@ -87,6 +87,8 @@ def test_limit_and_image_size_act():
     splits = load_splits(Data(limit=200, validation=0.25, image_size=20), seed=0)
     assert (len(splits["train"].labels), len(splits["val"].labels)) == (150, 50)
     assert splits["train"].images.shape[1:] == (1, 20, 20)
+    both = torch.cat([split.labels for split in splits.values()]).bincount()
+    assert both.min() >= 19 and both.max() <= 21
     assert data_info(Data(), splits["train"]).image_shape == (1, 20, 20)
 
 
@@ -94,6 +96,8 @@ def test_limit_and_image_size_act():
     "data, message",
     [
         (Data(limit=2000), r"data\.limit = 2000.*1438"),
+        (Data(validation=0.0001), r"data\.validation = 0\.0001.*less than one"),
+        (Data(augment=Augment(shift=28)), r"data\.augment\.shift = 28.*28x28"),
         (Data(validation=1438), r"data\.validation = 1438.*1438"),
     ],
 )
@@ -137,6 +141,10 @@ def test_mnist_that_is_nowhere_is_refused_and_leaves_nothing(tmp_path, monkeypat
     for part in ("train-images-idx3-ubyte.gz", f"{root}/MNIST/raw", "'python train.py'"):
         assert part in message
     assert not root.exists()
+    root.mkdir()
+    with pytest.raises(UserError):
+        load_splits(Data(dataset="mnist", root=str(root)), seed=0)
+    assert root.exists(), "it was there before"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "swapped", "empty", "text"])

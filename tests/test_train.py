@@ -1,7 +1,10 @@
 """Whole runs through train.py and test.py, and what they leave behind."""
 
+import hashlib
 import json
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from checkpoint import load_checkpoint
 from config import load_config
+from dataset import ORDER, STEP, derived_seed, generator, load_splits, shift
+from metrics import wilson_interval
+from model import build_model
+from optimizer import learning_rate
 from record import create_run_dir
 from train import train
 
@@ -175,9 +182,199 @@ def test_test_py_agrees_with_the_validation_of_the_run_whatever_the_batch(digits
 def test_a_loss_that_explodes_ends_the_run_with_code_3_and_no_bad_checkpoint(script):
     result = script("train.py", "optimizer.lr=1e20", "--run-dir", "run")
     assert result.code == 3
-    assert re.search(r"error: the loss became (nan|inf) in epoch 1, by step 5, at lr", result.error)
+    assert re.search(
+        r"error: the loss became infinite or NaN in epoch 1, by step 5, at lr", result.error
+    )
     assert not Path("run/last.pt").exists()
     assert json.loads(Path("run/run.json").read_text())["exit_reason"].startswith("NonFiniteError")
+
+
+def test_weights_that_explode_in_the_last_step_are_not_saved(script):
+    """The loss is that before the update, so it cannot tell."""
+    options = [
+        "train.epochs=1",
+        "data.limit=60",
+        "train.batch_size=64",
+        "schedule={name: constant}",
+    ]
+    result = script("train.py", *options, "optimizer.lr=1e38", "--run-dir", "run")
+    assert result.code == 3 and "by step 1, at lr 1e+38" in result.error
+    assert not list(Path("run").glob("*.pt")) and Path("run/metrics.jsonl").read_text() == ""
+
+
+def by_hand(config, train_split, val_split):
+    """What train.py should do, written out: plain loops, our orders of randomness, torch's own loss and SGD."""
+    val_images = (val_split.images / 255 - 0.3057) / 0.3248
+    count = len(train_split.labels)
+    torch.manual_seed(config.seed)
+    model = build_model("lenet", (1, 28, 28), 10)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.8, nesterov=True, weight_decay=1e-3
+    )
+    rows, step = [], 0
+    for epoch in range(2):
+        order = torch.randperm(count, generator=generator(config.seed, ORDER, epoch))
+        losses, correct = 0.0, 0
+        for chosen in order.split(50):
+            torch.manual_seed(derived_seed(config.seed, STEP, step))
+            optimizer.param_groups[0]["lr"] = learning_rate(config.schedule, 0.05, step, 8)
+            batch = (shift(train_split.images[chosen], 1) / 255 - 0.3057) / 0.3248
+            labels = train_split.labels[chosen]
+            logits = model(batch)
+            loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses += loss.item() * len(labels)
+            correct += int((logits.argmax(1) == labels).sum())
+            step += 1
+        model.eval()
+        with torch.no_grad():
+            val_logits = model(val_images)
+        val_loss = torch.nn.functional.cross_entropy(
+            val_logits, val_split.labels, label_smoothing=0.1
+        )
+        rows.append(
+            {
+                "train_loss": losses / count,
+                "train_accuracy": correct / count,
+                "val_loss": val_loss.item(),
+                "val_accuracy": (val_logits.argmax(1) == val_split.labels).double().mean().item(),
+                "lr": optimizer.param_groups[0]["lr"],
+            }
+        )
+        model.train()
+    return rows, model
+
+
+def test_a_run_is_what_its_config_says_down_to_the_figures(tmp_path):
+    config = load_config(
+        "digits.yaml",
+        [
+            "seed=5", "data.limit=230", "data.validation=30", "data.augment.shift=1", "train.epochs=2",
+            "train.batch_size=50", "loss.label_smoothing=0.1", "schedule.warmup=0.5", "precision=fp32",
+            "optimizer={lr: 0.05, momentum: 0.8, nesterov: true, weight_decay: 1e-3}", "log.every=1000",
+        ],
+    )  # fmt: skip
+    run = train(config, tmp_path / "run")
+    splits = load_splits(config.data, seed=5)
+    expected, model = by_hand(config, splits["train"], splits["val"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row, figures in zip(rows, expected, strict=True):
+        assert {key: row[key] for key in figures} == pytest.approx(figures, rel=1e-3)
+        assert row["images_per_second"] > 0 and row["seconds"] > 0
+    weights = load_checkpoint(run / "last.pt")["model"]
+    for key, tensor in model.state_dict().items():
+        torch.testing.assert_close(weights[key], tensor, atol=1e-3, rtol=1e-2)
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    for tag, key in (
+        ("loss/train", "train_loss"),
+        ("accuracy/train", "train_accuracy"),
+        ("lr", "lr"),
+    ):
+        assert [p.value for p in events.Scalars(tag)] == pytest.approx([row[key] for row in rows])
+    facts = json.loads((run / "run.json").read_text())
+    content = [part.numpy().tobytes() for split in splits.values() for part in split]
+    assert facts["data_sha256"] == hashlib.sha256(b"".join(content)).hexdigest()
+    assert facts["images"] == {"train": 200, "val": 30}
+
+
+def test_bf16_is_what_a_run_in_bf16_computes_in(tmp_path):
+    options = ["train.epochs=1", "data.limit=200"]
+    runs = [
+        train(
+            load_config("digits.yaml", [*options, f"precision={precision}"]), tmp_path / precision
+        )
+        for precision in ("fp32", "bf16")
+    ]
+    losses = [json.loads((run / "metrics.jsonl").read_text())["train_loss"] for run in runs]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)
+    assert json.loads((runs[1] / "run.json").read_text())["precision"] == "bfloat16"
+
+
+def test_training_leaves_garbage_in_the_place_of_the_test_files_alone(mnist_root, script):
+    raw = Path("data/MNIST/raw")
+    raw.mkdir(parents=True)
+    for path in (mnist_root / "MNIST" / "raw").glob("train-*.gz"):
+        shutil.copy(path, raw)
+    for kind in ("images-idx3", "labels-idx1"):
+        (raw / f"t10k-{kind}-ubyte.gz").write_bytes(b"garbage")
+    trained = script(
+        "train.py", "--config", "mnist_smoke.yaml", "train.epochs=1", "--run-dir", "run"
+    )
+    assert trained.code == 0, trained.error
+    assert script("test.py", "--ckpt", "run", "--split", "val").code == 0
+    tested = script("test.py", "--ckpt", "run")
+    assert tested.code == 2 and "t10k-images" in tested.error
+    # the images may have moved since
+    moved = script("test.py", "--ckpt", "run", "--data-root", mnist_root)
+    assert moved.code == 0, moved.error
+
+
+def test_ctrl_c_ends_with_code_130(tmp_path):
+    command = [sys.executable, str(PROJECT / "train.py"), "train.epochs=1000", "--run-dir", "run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while "epoch    2" not in process.stdout.readline():  # the first has been saved then
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "interrupted\n")
+    assert (
+        json.loads((tmp_path / "run" / "run.json").read_text())["exit_reason"]
+        == "KeyboardInterrupt"
+    )
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] >= 1
+
+
+def test_a_checkpoint_that_does_not_fit_the_project_is_refused(digits_run, script):
+    checkpoint = load_checkpoint(digits_run / "best.pt")
+    weights = dict(checkpoint["model"])
+    weights["features.0.weight"] = weights["features.0.weight"][:5]
+    changed = {
+        "its weights do not fit": {"model": weights},
+        "its config": {"config": [1]},
+        "unknown key": {"config": checkpoint["config"] | {"other": 1}},
+        "its data": {"data": {"classes": ["a"]}},
+    }
+    for message, change in changed.items():
+        torch.save(checkpoint | change, "changed.pt")
+        tested = script("test.py", "--ckpt", "changed.pt")
+        assert tested.code == 2 and message in tested.error and tested.error.count("\n") == 1
+    size = {
+        "config": checkpoint["config"] | {"data": checkpoint["config"]["data"] | {"image_size": 20}}
+    }
+    torch.save(checkpoint | size, "changed.pt")
+    tested = script("test.py", "--ckpt", "changed.pt")
+    assert tested.code == 2 and "the images are 1x20x20" in tested.error
+
+
+def test_folding_is_the_default_and_changes_no_prediction(digits_run, script):
+    reports = [
+        json.loads(script("test.py", "--ckpt", digits_run, "--json", "-", *options).out)
+        for options in ([], ["--no-fold"])
+    ]
+    assert reports[0]["folding_gain"] > 0 and reports[1]["folding_gain"] is None
+    assert reports[0]["confusion"] == reports[1]["confusion"]
+    assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], rel=1e-4)
+    low, high = wilson_interval(reports[0]["correct"], 359)
+    assert reports[0]["ci95"] == [low, high]
+    assert "batch normalisation folded" in script("test.py", "--ckpt", digits_run).out
+
+
+def test_the_report_goes_where_it_is_told_and_a_bare_file_gets_no_neighbours(digits_run, script):
+    Path("loose").mkdir()
+    shutil.copy(digits_run / "best.pt", "loose/best.pt")
+    assert script("test.py", "--ckpt", "loose/best.pt", "--json", "/dev/null").code == 0
+    assert [path.name for path in Path("loose").iterdir()] == ["best.pt"]
+    assert Path("/dev/null").is_char_device()
+    for target in ("", ".", "nowhere/result.json"):
+        tested = script("test.py", "--ckpt", "loose/best.pt", "--json", target)
+        assert tested.code == 2 and "--json" in tested.error and not tested.out
 
 
 BAD_TRAIN = {
@@ -188,8 +385,11 @@ BAD_TRAIN = {
     "data.dataset=mnits": "did you mean 'mnist'",
     "data.image_size=6": "features.4 = Conv2d",
     "data.validation=5000": "data.validation = 5000",
+    "data.validation=1e-5": "less than one of 1438 images",
+    "data.augment.shift=28": "data.augment.shift = 28",
+    f"--config={'x' * 300}": "too long",
     "lr": "key=value",
-    "--config=nope.yaml": "known: digits.yaml",
+    "--config=nope.yaml": "known: alexnet",
     "--confg=mnist.yaml": "--confg",
     "--run-dir=/dev/null/run": "cannot create the run folder",
 }
@@ -216,8 +416,10 @@ def test_a_device_that_is_not_there_is_refused(script):
     [
         ([], "no run with a checkpoint"),
         (["--ckpt", "nowhere"], "nowhere: no such"),
-        (["--ckpt", PROJECT / "train.py"], "not a checkpoint"),
+        (["--ckpt", PROJECT / "train.py"], "no checkpoint of this project"),
         (["--split", "tset"], "tset"),
+        (["--ckpt", "x" * 300], "too long"),
+        (["--device", "gpu"], "--device"),
         (["--batch-size", "0"], "--batch-size 0"),
     ],
 )
