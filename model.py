@@ -569,6 +569,8 @@ def smallest_size(
     arguments: dict[str, Any],
 ) -> int | None:
     """The side of the smallest square image, larger than `image_shape`, that the network can take."""
+    if "pretrained" in arguments:  # sizes need no weights
+        arguments = arguments | {"pretrained": False}
     for size in range(min(image_shape[1:]) + 1, 513):
         shape = (image_shape[0], size, size)
         try:

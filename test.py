@@ -56,11 +56,13 @@ def judge(
             f"{path}: the images are {sizes[0]}, this network was trained on {sizes[1]}"
         )
     batches = Batches(splits[split], info, batch_size or config.train.batch_size, where)
-    speedup = None
+    folding: dict[str, Any] = {"layers": 0, "gain": None}
     if fold:
-        folded = fold_batch_norm(model, info.image_shape)
-        first_images, _ = next(iter(batches))
-        model, speedup = folded, gain(model, folded, first_images)
+        folded, count = fold_batch_norm(model, info.image_shape)
+        if count:
+            first_images, _ = next(iter(batches))
+            folding = {"layers": count, "gain": gain(model, folded, first_images)}
+            model = folded
     evaluation = evaluate(model, batches, build_loss(config.loss), precision)
 
     confusion = confusion_matrix(labels, evaluation.predictions, len(info.classes))
@@ -77,7 +79,7 @@ def judge(
         "confusion": confusion.tolist(),
         "checkpoint": str(path),
         "epoch": checkpoint["epoch"],
-        "folding_gain": speedup,
+        "folding": folding,
     }
 
 
@@ -89,9 +91,10 @@ def print_report(report: dict[str, Any]) -> None:
     )
     print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     print(f"loss {report['loss']:.4f}")
-    if report["folding_gain"] is not None:
+    if report["folding"]["layers"]:
         print(
-            f"with batch normalisation folded: {report['folding_gain']:.2f} times as fast, same predictions"
+            f"{report['folding']['layers']} batch normalisations folded away: "
+            f"{report['folding']['gain']:.2f} times as fast, same predictions"
         )
 
     names = [row["name"] for row in report["per_class"]]

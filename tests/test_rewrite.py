@@ -52,11 +52,12 @@ def test_folding_changes_no_logit_and_leaves_no_batch_norm_that_inference_uses(
 ):
     model = trained_like(name, shape, **arguments)
     before = len(norms(model))
-    folded = fold_batch_norm(model, shape)
+    folded, count = fold_batch_norm(model, shape)
     images = torch.randn(8, *shape)
     with torch.no_grad():
         torch.testing.assert_close(folded(images), model(images), atol=1e-5, rtol=1e-4)
     assert len(norms(model)) == before, "the network itself must stay"
+    assert len(norms(folded)) == before - count
     left = [name for name, layer in folded.named_modules() if layer in norms(folded)]
     assert all(name.startswith("auxiliary") for name in left)
     assert gain(model, folded, images) > 0
@@ -80,7 +81,7 @@ def test_folding_keeps_its_hands_off_what_others_use():
     for norm in norms(model):
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
-    folded = fold_batch_norm(model.eval(), (1, 8, 8))
+    folded, _ = fold_batch_norm(model.eval(), (1, 8, 8))
     images = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(folded(images), model(images))
     assert len(norms(folded)) == 3
@@ -101,7 +102,7 @@ def test_folding_knows_every_kind_of_layer(layer, norm, shape):
     norm.running_var.uniform_(0.5, 2)
     norm.weight.data.uniform_(0.5, 1.5)
     model = nn.Sequential(layer, norm).eval().requires_grad_(False)
-    folded = fold_batch_norm(model, shape)
+    folded, _ = fold_batch_norm(model, shape)
     images = torch.randn(3, *shape)
     torch.testing.assert_close(folded(images), model(images))
     assert not norms(folded)
