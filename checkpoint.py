@@ -12,7 +12,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from config import Config, config_from_dict
+from config import Config
+from configure import config_from_dict
 from dataset import DataInfo
 from errors import UserError
 from model import build_model

@@ -592,7 +592,7 @@ def main() -> None:
     )
     args = parser.parse_intermixed_args()
 
-    from config import load_config
+    from configure import load_config
     from dataset import DATASETS, image_shape
 
     config = load_config(args.config, args.overrides)

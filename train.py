@@ -164,7 +164,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     laps = Laps()
-    from config import load_config, to_yaml
+    from config import to_yaml
+    from configure import load_config
 
     config = load_config(args.config, args.overrides)
     if args.print_config:

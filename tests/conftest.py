@@ -8,7 +8,7 @@ import pytest
 
 import test as test_script
 import train as train_script
-from config import load_config
+from configure import load_config
 from errors import exit_code
 
 PROJECT = Path(__file__).parent.parent

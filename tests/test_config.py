@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from config import Config, dotted_keys, load_config, to_yaml
+from config import Config, dotted_keys, to_yaml
+from configure import load_config
 from errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -153,7 +154,7 @@ def test_a_missing_or_unreadable_file_is_refused(tmp_path):
 
 
 def test_a_network_that_needs_an_argument_says_so(tmp_path, monkeypatch):
-    import config
+    import configure
     from model import MODELS, LeNet
 
     class Wide(LeNet):
@@ -170,7 +171,7 @@ def test_a_network_that_needs_an_argument_says_so(tmp_path, monkeypatch):
             super().__init__(image_shape, num_classes)
 
     monkeypatch.setitem(MODELS, "wide", Wide)
-    config.full_schema.cache_clear()
+    configure.full_schema.cache_clear()
     try:
         with pytest.raises(UserError, match=r"model needs the key 'width'"):
             load(tmp_path, "model: {name: wide}")
@@ -183,7 +184,7 @@ def test_a_network_that_needs_an_argument_says_so(tmp_path, monkeypatch):
         assert given.model.arguments() == arguments
         assert load(tmp_path, to_yaml(given)) == given
     finally:
-        config.full_schema.cache_clear()
+        configure.full_schema.cache_clear()
 
 
 def test_the_defaults_are_a_config():

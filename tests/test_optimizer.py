@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from config import SGD, Augment, load_config
+from config import SGD, Augment
+from configure import load_config
 from dataset import Batches, DataInfo, Split
 from engine import train_one_epoch
 from errors import UserError

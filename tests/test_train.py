@@ -17,7 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from checkpoint import load_checkpoint
-from config import load_config
+from configure import load_config
 from dataset import ORDER, STEP, derived_seed, generator, load_splits, shift
 from metrics import wilson_interval
 from model import build_model
