@@ -100,7 +100,10 @@ def restore(path: Path) -> tuple[dict[str, Any], Config, DataInfo, nn.Module]:
     except ValidationError as error:
         raise UserError(f"{path}: its data: {error}") from None
     shape, classes = info.image_shape, len(info.classes)
-    model = build_model(config.model.name, shape, classes, **config.model.arguments())
+    arguments = config.model.arguments() | {"init": None}  # the weights are here
+    if "pretrained" in arguments:
+        arguments["pretrained"] = False
+    model = build_model(config.model.name, shape, classes, **arguments)
     try:
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -51,6 +51,8 @@ def config_from_dict(
         return schema.model_validate(values)
     except ValidationError as error:
         raise UserError(describe(error, schema, values, place)) from None
+    except UserError as error:  # of a network that torchvision has not
+        raise UserError(f"{place(('model', 'name'))}: {error}") from None
 
 
 @cache

@@ -9,7 +9,10 @@ from layer_table import trace
 
 GAINS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
-    nn.GELU: "relu",  # nearly
+    nn.ReLU6: "relu",
+    nn.GELU: "relu",  # nearly, as the next two
+    nn.SiLU: "relu",
+    nn.Hardswish: "relu",
     nn.LeakyReLU: "leaky_relu",
     nn.Tanh: "tanh",
     nn.Sigmoid: "sigmoid",
@@ -27,7 +30,7 @@ def initialise(
 
     `kaiming` (He et al., Delving Deep into Rectifiers, 2015) and `xavier` (Glorot and Bengio, Understanding
     the Difficulty of Training Deep Feedforward Neural Networks, 2010) draw from normal distributions whose
-    width suits the activation that follows the layer; `normal` has the width `std`.
+    width suits the activation that follows the layer, as far as it is a module; `normal` has the width `std`.
     """
     calls, _ = trace(model, image_shape)
     following: dict[nn.Module, nn.Module] = {}

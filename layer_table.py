@@ -49,11 +49,11 @@ def trace(model: nn.Module, image_shape: Shape) -> tuple[list[Call], Tensor]:
     entered: list[tuple[str, nn.Module, Shape]] = []
 
     def watch(name: str, layer: nn.Module) -> list[RemovableHandle]:
-        def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            entered.append((name, layer, tuple(inputs[0].shape[1:])))
+        def enter(_: nn.Module, inputs: Any) -> None:
+            entered.append((name, layer, shape_of(inputs)))
 
-        def leave(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            calls.append(Call(*entered.pop(), tuple(output.shape[1:])))
+        def leave(_: nn.Module, __: Any, output: Any) -> None:
+            calls.append(Call(*entered.pop(), shape_of(output)))
 
         return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
 
@@ -77,6 +77,13 @@ def trace(model: nn.Module, image_shape: Shape) -> tuple[list[Call], Tensor]:
         for hook in hooks:
             hook.remove()
     return calls, logits
+
+
+def shape_of(value: Any) -> Shape:
+    """The shape of one image in a tensor, or in the first tensor of several."""
+    while isinstance(value, tuple | list) and value:
+        value = value[0]
+    return tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
 
 
 def by(sizes: Sequence[int]) -> str:
@@ -190,7 +197,7 @@ def layer_table(model: nn.Module, image_shape: Shape) -> str:
                 how(call),
             )
         )
-    rest = total - sum(p.numel() for layer in seen for p in layer.parameters())
+    rest = total - sum(p.numel() for p in {p for layer in seen for p in layer.parameters()})
     if rest:
         rows.append(("", "elsewhere or in training only", *[""] * 5, f"{rest:,}", "", ""))
     rows.append(("total", *[""] * 6, f"{total:,}", f"{sum(map(macs, calls)):,}", ""))

@@ -11,9 +11,10 @@ heads whose losses are added with that weight. `nn.LazyLinear` takes its input s
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from errors import ArgumentParser, UserError, did_you_mean, exit_code
@@ -22,6 +23,10 @@ from layer_table import LayerError, by, layer_table, trace
 from layers import GaussianPool2d, LearnedPool2d, Maxout, ZeroPadToFit
 
 ImageShape = tuple[int, int, int]  # channels, height, width
+Count = Annotated[int, Gt(0)]
+Width = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Padding = Annotated[int, Ge(0)] | Literal["same"]
 Norm = Literal["batch", "none"]
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "maxout"]
 Pool = Literal["max", "average", "gaussian", "learned", "none"]
@@ -80,19 +85,19 @@ class ConvNet(nn.Module):
         self,
         image_shape: ImageShape,
         num_classes: int,
-        channels: Sequence[Sequence[int]] = ((32,), (64,)),
-        kernel: int | Sequence[int] = 3,
-        stride: int | Sequence[int] = 1,
-        padding: int | Literal["same"] | Sequence[int | Literal["same"]] = "same",
-        groups: int | Sequence[int] = 1,
+        channels: Sequence[Sequence[Count]] = ((32,), (64,)),
+        kernel: Count | Sequence[Count] = 3,
+        stride: Count | Sequence[Count] = 1,
+        padding: Padding | Sequence[Padding] = "same",
+        groups: Count | Sequence[Count] = 1,
         norm: Norm = "batch",
         activation: Activation = "relu",
         pool: Pool | Sequence[Pool] = "max",
-        pool_kernel: int = 2,
-        pool_stride: int = 2,
+        pool_kernel: Count = 2,
+        pool_stride: Count = 2,
         odd: Literal["floor", "pad"] = "floor",
-        hidden: Sequence[int] = (128,),
-        dropout: float = 0.0,
+        hidden: Sequence[Count] = (128,),
+        dropout: Share = 0.0,
     ):
         super().__init__()
         act = ACTIVATIONS[activation]
@@ -171,9 +176,9 @@ def scaled(channels: Sequence[Sequence[int]], width: float) -> list[list[int]]:
 def mlp(
     image_shape: ImageShape,
     num_classes: int,
-    hidden: Sequence[int] = (300, 100),
+    hidden: Sequence[Count] = (300, 100),
     activation: Activation = "relu",
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
 ) -> ConvNet:
     """The fully connected baseline of LeCun et al. (1998), 784-300-100-10, by default with ReLU."""
     return ConvNet(
@@ -185,7 +190,7 @@ def lenet5(image_shape: ImageShape, num_classes: int, modern: bool = False) -> C
     """LeCun et al., Gradient-Based Learning Applied to Document Recognition (1998), figure 2.
 
     Adapted: C3 sees all maps of S2 instead of a table of some, tanh is not scaled, and the output is a
-    linear layer instead of distances to drawn letters. 28x28 images get the paper's 32x32 by padding.
+    linear layer instead of distances to drawn letters. Images below the paper's 32x32 are padded by 2.
     `modern`: max pooling and ReLU instead of trainable subsampling and tanh.
     """
     subsampling: Pool = "max" if modern else "learned"
@@ -194,7 +199,7 @@ def lenet5(image_shape: ImageShape, num_classes: int, modern: bool = False) -> C
         num_classes,
         channels=((6,), (16,), (120,)),
         kernel=5,
-        padding=(2, 0, 0),
+        padding=(2 if min(image_shape[1:]) < 32 else 0, 0, 0),
         norm="none",
         activation="relu" if modern else "tanh",
         pool=(subsampling, subsampling, "none"),
@@ -205,9 +210,9 @@ def lenet5(image_shape: ImageShape, num_classes: int, modern: bool = False) -> C
 def alexnet(
     image_shape: ImageShape,
     num_classes: int,
-    width: float = 1.0,
-    hidden: Sequence[int] = (4096, 4096),
-    dropout: float = 0.5,
+    width: Width = 1.0,
+    hidden: Sequence[Count] = (4096, 4096),
+    dropout: Share = 0.5,
 ) -> ConvNet:
     """Krizhevsky, One Weird Trick for Parallelizing Convolutional Neural Networks (2014): AlexNet in one piece.
 
@@ -232,9 +237,9 @@ def alexnet(
 def zfnet(
     image_shape: ImageShape,
     num_classes: int,
-    width: float = 1.0,
-    hidden: Sequence[int] = (4096, 4096),
-    dropout: float = 0.5,
+    width: Width = 1.0,
+    hidden: Sequence[Count] = (4096, 4096),
+    dropout: Share = 0.5,
 ) -> ConvNet:
     """Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (2014), figure 3.
 
@@ -262,9 +267,9 @@ def vgg(
     num_classes: int,
     convolutions: Sequence[int],
     norm: Norm = "none",
-    width: float = 1.0,
-    hidden: Sequence[int] = (4096, 4096),
-    dropout: float = 0.5,
+    width: Width = 1.0,
+    hidden: Sequence[Count] = (4096, 4096),
+    dropout: Share = 0.5,
 ) -> ConvNet:
     """Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition (2015).
 
@@ -325,10 +330,10 @@ class GoogLeNet(nn.Module):
         self,
         image_shape: ImageShape,
         num_classes: int,
-        width: float = 1.0,
-        dropout: float = 0.4,
-        auxiliary_weight: float = 0.3,
-        large_kernel: int = 5,
+        width: Width = 1.0,
+        dropout: Share = 0.4,
+        auxiliary_weight: Annotated[float, Ge(0)] = 0.3,
+        large_kernel: Count = 5,
     ):
         super().__init__()
         small = is_small(image_shape)
@@ -424,7 +429,7 @@ class ResNet18(nn.Module):
     networks for CIFAR-10 (4.2).
     """
 
-    def __init__(self, image_shape: ImageShape, num_classes: int, width: float = 1.0):
+    def __init__(self, image_shape: ImageShape, num_classes: int, width: Width = 1.0):
         super().__init__()
         (c1, c2, c3, c4) = scaled(((64, 128, 256, 512),), width)[0]
         if is_small(image_shape):
@@ -459,13 +464,19 @@ class Torchvision(nn.Module):
         import torchvision  # takes a second
 
         try:
-            self.network = torchvision.models.get_model(
-                architecture, weights="DEFAULT" if pretrained else None
-            )
+            weights = "DEFAULT" if pretrained else None
+            sizes: dict[str, Any] = {}
+            if architecture.startswith("vit_"):
+                sizes["image_size"] = 224 if pretrained else image_shape[1]
+            elif architecture.startswith("maxvit"):
+                sizes["input_size"] = (224, 224) if pretrained else image_shape[1:]
+            self.network = torchvision.models.get_model(architecture, weights=weights, **sizes)
         except OSError as error:
             raise UserError(
                 f"the weights of {architecture} could not be downloaded: {error}"
             ) from None
+        if hasattr(self.network, "transform_input"):  # from ImageNet's colours to others
+            self.network.transform_input = False
         fit_to_data(self.network, image_shape[0], num_classes)
 
     def forward(self, images: Tensor) -> Tensor | tuple:
@@ -514,6 +525,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# what torch raises where a constructor got arguments that make no layer
+BUILD_ERRORS = (ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError)
+
+
 def find_network(name: str) -> Callable[..., nn.Module]:
     """What builds the network `name`: an entry of MODELS, or torchvision.NAME."""
     if name in MODELS:
@@ -541,6 +556,10 @@ def build_model(
     Raises UserError where the arguments make no network, or where a layer cannot take what reaches it, such
     as a map smaller than its kernel.
     """
+    if init is not None and arguments.get("pretrained"):
+        raise UserError(
+            "model.init would replace the weights that model.pretrained = true asks for"
+        )
     network = find_network(name)
     try:
         model = network(image_shape, num_classes, **arguments)
@@ -551,7 +570,9 @@ def build_model(
         if size:
             message += f"; the smallest size that works is {size}x{size}"
         raise UserError(message) from None
-    except (ValueError, RuntimeError) as error:  # of a constructor
+    except BUILD_ERRORS as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"model {name}: {error}") from None
     if logits.shape != (1, num_classes):
         raise UserError(
@@ -571,15 +592,20 @@ def smallest_size(
     """The side of the smallest square image, larger than `image_shape`, that the network can take."""
     if "pretrained" in arguments:  # sizes need no weights
         arguments = arguments | {"pretrained": False}
-    for size in range(min(image_shape[1:]) + 1, 513):
+
+    def takes(size: int, device: str) -> bool:
         shape = (image_shape[0], size, size)
         try:
-            with torch.device("meta"):  # sizes without numbers
+            with torch.device(device):
                 trace(network(shape, num_classes, **arguments), shape)
-            return size
-        except LayerError:
-            continue
-    return None
+        except BUILD_ERRORS:  # a LayerError is a ValueError
+            return False
+        return True
+
+    # sizes without numbers, which miss some errors; where a large image does not help, no size will
+    sizes = range(min(image_shape[1:]) + 1, 513) if takes(512, "meta") else range(0)
+    size = next((size for size in sizes if takes(size, "meta")), None)
+    return size if size is not None and takes(size, "cpu") else None
 
 
 def main() -> None:
@@ -599,7 +625,10 @@ def main() -> None:
     shape, classes = image_shape(config.data), len(DATASETS[config.data.dataset].classes)
     model = build_model(config.model.name, shape, classes, **config.model.arguments())
     print(layer_table(model, shape))
-    print("F, S, P, G: side of the window, stride, padding, groups")
+    print(
+        "F, S, P, G: side of the window (with a dilation from its first pixel to its last), stride, padding,"
+    )
+    print("groups; multiply-accumulates are those of convolutions and linear layers")
 
 
 if __name__ == "__main__":

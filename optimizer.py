@@ -49,7 +49,8 @@ def build_optimizer(config: SGD, model: nn.Module) -> torch.optim.Optimizer:
 def freeze_statistics(model: nn.Module) -> None:
     """Keep each batch normalisation with frozen parameters as it is in evaluation: its means freeze too."""
     for layer in model.modules():
-        if isinstance(layer, _BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
+        frozen = [not parameter.requires_grad for parameter in layer.parameters()]
+        if isinstance(layer, _BatchNorm) and frozen and all(frozen):
             pin(layer.eval())
 
 

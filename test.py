@@ -56,12 +56,13 @@ def judge(
             f"{path}: the images are {sizes[0]}, this network was trained on {sizes[1]}"
         )
     batches = Batches(splits[split], info, batch_size or config.train.batch_size, where)
-    folding: dict[str, Any] = {"layers": 0, "gain": None}
+    folding: dict[str, Any] = {"layers": 0, "gain": None, "compared_images": 0}
     if fold:
         folded, count = fold_batch_norm(model, info.image_shape)
         if count:
             first_images, _ = next(iter(batches))
-            folding = {"layers": count, "gain": gain(model, folded, first_images)}
+            times = gain(model, folded, first_images)
+            folding = {"layers": count, "gain": times, "compared_images": len(first_images)}
             model = folded
     evaluation = evaluate(model, batches, build_loss(config.loss), precision)
 
@@ -93,8 +94,8 @@ def print_report(report: dict[str, Any]) -> None:
     print(f"loss {report['loss']:.4f}")
     if report["folding"]["layers"]:
         print(
-            f"{report['folding']['layers']} batch normalisations folded away: "
-            f"{report['folding']['gain']:.2f} times as fast, same predictions"
+            "batch normalisation folded ({layers} layers): {gain:.2f} times as fast, "
+            "same predictions on {compared_images} images".format(**report["folding"])
         )
 
     names = [row["name"] for row in report["per_class"]]

@@ -107,6 +107,39 @@ def test_bf16_computes_in_bf16_and_keeps_the_weights_in_fp32():
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_the_losses_of_auxiliary_heads_are_added_with_their_weights():
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.extra = nn.Linear(36, 3), nn.Linear(36, 3)
+
+        def forward(self, images):
+            flat = images.flatten(1)
+            return (self.head(flat), (0.25, self.extra(flat))) if self.training else self.head(flat)
+
+    torch.manual_seed(0)
+    model, loss_fn = TwoHeads(), nn.CrossEntropyLoss()
+    start = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    batches = Batches(made_up(20), INFO, 20, CPU)
+    ((_, images, labels),) = batches.shuffled(0, 0, Augment())
+    losses = [
+        loss_fn(
+            nn.functional.linear(images.flatten(1), start[f"{head}.weight"], start[f"{head}.bias"]),
+            labels,
+        )
+        for head in ("head", "extra")
+    ]
+    gradients = torch.autograd.grad(losses[0] + 0.25 * losses[1], list(start.values()))
+
+    optimizer = build_optimizer(SGD(momentum=0.0), model)
+    epoch = batches.shuffled(0, 0, Augment())
+    (update,) = train_one_epoch(model, epoch, loss_fn, optimizer, lambda step: 0.1, torch.float32)
+    assert update.loss.item() == pytest.approx((losses[0] + 0.25 * losses[1]).item())
+    for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.detach(), start[name].detach() - 0.1 * gradient)
+    assert evaluate(model, batches, loss_fn, torch.float32).predictions.shape == (20,)
+
+
 @pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
 def test_sgd_follows_its_formula(momentum, nesterov):
     """Sutskever et al. (2013) in PyTorch's form: v = m v + g, and the step is g + m v or v."""

@@ -10,8 +10,12 @@ import torch
 import torchvision
 from torch import nn
 
+from checkpoint import restore
+from config import Data, Train
+from configure import load_config
 from errors import UserError
 from model import ACTIVATIONS, MODELS, build_model
+from train import train
 
 PROJECT = Path(__file__).parent.parent
 
@@ -145,6 +149,8 @@ def test_lenet5_has_the_layers_of_its_paper():
     layers = [sum(pair) for pair in zip(counts[::2], counts[1::2], strict=True)]
     # C1, S2, C3 (1,516 with the table of the paper), S4, C5, F6 as there; a linear output
     assert layers == [156, 12, 16 * (6 * 25 + 1), 32, 48_120, 10_164, 850]
+    published = build_model("lenet5", (1, 32, 32), 10)
+    assert [p.numel() for p in published.parameters()] == counts
 
 
 def test_convnet_in_the_shape_of_lenet_is_lenet():
@@ -180,6 +186,8 @@ def test_convnet_takes_every_combination(norm, activation, pool):
         ({"dropout": 2.0}, "convnet.*dropout"),
         ({"stride": 0}, "convnet.*stride"),
         ({"stride": 2}, "convnet.*padding='same'"),
+        ({"channels": [[0]]}, "convnet"),
+        ({"pool_stride": 0, "odd": "pad"}, "convnet"),
     ],
 )
 def test_arguments_that_make_no_network_are_refused(arguments, message):
@@ -194,7 +202,7 @@ def test_a_network_that_returns_something_else_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "architecture", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "googlenet"]
+    "architecture", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "googlenet", "vit_b_32"]
 )
 def test_any_network_of_torchvision_is_fitted_to_the_data(architecture):
     model = build_model(f"torchvision.{architecture}", (1, 64, 64), 7)
@@ -223,6 +231,17 @@ def test_pretrained_weights_stay_but_for_what_is_fitted(tmp_path, monkeypatch):
     assert torch.equal(model.layer4[1].conv2.weight, published.layer4[1].conv2.weight)
     assert model.fc.weight.shape == (7, 512)
 
+    # a checkpoint of it needs the published weights no more
+    config = load_config("digits.yaml", ["model={name: torchvision.resnet18, pretrained: true}"])
+    run = train(
+        config.model_copy(update={"train": Train(epochs=1), "data": Data(limit=20)}),
+        tmp_path / "run",
+    )
+    file.unlink()
+    monkeypatch.setattr("torch.hub.download_url_to_file", None)
+    restored = restore(run / "best.pt")[3]
+    assert restored.network.fc.weight.shape == (10, 512)
+
 
 def initialised(**init):
     torch.manual_seed(0)
@@ -247,6 +266,34 @@ def test_kaiming_and_xavier_suit_the_activation_that_follows():
         p for name, p in initialised(name="kaiming", bias=0.1).named_parameters() if "bias" in name
     ]
     assert all((bias == 0.1).all() for bias in biases)
+
+
+@pytest.mark.parametrize(
+    "activation, gain",
+    [
+        ("leaky_relu", (2 / (1 + 0.01**2)) ** 0.5),
+        ("tanh", 5 / 3),
+        ("sigmoid", 1),
+        ("gelu", 2**0.5),
+        ("maxout", 1),
+    ],
+)
+def test_kaiming_knows_the_gain_of_each_activation(activation, gain):
+    torch.manual_seed(0)
+    arguments = {"channels": [[64]], "norm": "none", "activation": activation, "hidden": []}
+    model = build_model("convnet", (3, 28, 28), 10, {"name": "kaiming", "bias": 0.0}, **arguments)
+    assert model.features[0].weight.std().item() == pytest.approx(gain / 27**0.5, rel=0.05)
+
+
+def test_initialising_what_is_pretrained_is_refused():
+    with pytest.raises(UserError, match="pretrained"):
+        build_model(
+            "torchvision.resnet18",
+            (3, 64, 64),
+            7,
+            {"name": "kaiming", "bias": 0.0},
+            pretrained=True,
+        )
 
 
 NEW_NETWORK = """

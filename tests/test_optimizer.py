@@ -79,6 +79,14 @@ def test_frozen_layers_do_not_move_and_neither_do_their_statistics():
     assert not model[1].training and model[2].training
 
 
+def test_a_batch_norm_without_parameters_is_not_taken_for_a_frozen_one():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(64, 2)
+    )
+    one_epoch(model, build_optimizer(SGD(), model))
+    assert model[1].running_mean.abs().sum() > 0
+
+
 def test_a_pattern_that_matches_nothing_is_refused_with_the_layers():
     with pytest.raises(UserError, match=r"'features\.\*' matches no parameter.* 0, 1, 4"):
         build_optimizer(SGD(groups=[{"match": "features.*"}]), network())

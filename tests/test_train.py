@@ -359,12 +359,12 @@ def test_folding_is_the_default_and_changes_no_prediction(digits_run, script):
         for options in ([], ["--no-fold"])
     ]
     assert reports[0]["folding"]["layers"] == 2 and reports[0]["folding"]["gain"] > 0
-    assert reports[1]["folding"] == {"layers": 0, "gain": None}
+    assert reports[1]["folding"] == {"layers": 0, "gain": None, "compared_images": 0}
     assert reports[0]["confusion"] == reports[1]["confusion"]
     assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], rel=1e-4)
     low, high = wilson_interval(reports[0]["correct"], 359)
     assert reports[0]["ci95"] == [low, high]
-    assert "2 batch normalisations folded away" in script("test.py", "--ckpt", digits_run).out
+    assert "batch normalisation folded (2 layers)" in script("test.py", "--ckpt", digits_run).out
 
 
 def test_the_report_goes_where_it_is_told_and_a_bare_file_gets_no_neighbours(digits_run, script):
