@@ -1,5 +1,7 @@
 """The arithmetic of a layer: textbook figures, every kind of layer, and torch's own count."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -133,6 +135,11 @@ def test_the_table_and_the_summary_of_lenet():
     assert summary(model, (1, 28, 28)) == (
         "7 layers with weights, 1,425,139 parameters, 2.9 M multiply-accumulates an image"
     )
+
+
+def test_the_readme_shows_the_table_as_it_is():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert layer_table(build_model("lenet", (1, 28, 28), 10), (1, 28, 28)) in readme
 
 
 def test_shared_layers_are_counted_once_and_idle_ones_are_shown():
