@@ -65,7 +65,7 @@ def test_a_map_that_collapses_is_refused_with_its_layer():
 def test_every_network_lowers_its_loss_in_three_steps(name, shape):
     torch.manual_seed(0)
     model = build_model(name, shape, 10, init={"name": "kaiming", "bias": 0.0})
-    images, labels = torch.randn(16, *shape), torch.arange(16) % 10
+    images, labels = torch.randn(8, *shape), torch.arange(8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005)
     losses = []
     for _ in range(4):
@@ -91,7 +91,7 @@ def theirs_and_ours(name, **arguments):
 
 
 def assert_equal_logits(theirs, ours):
-    images = torch.randn(2, 3, 224, 224)
+    images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images), atol=1e-4, rtol=1e-4)
 
