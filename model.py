@@ -376,15 +376,16 @@ class GoogLeNet(nn.Module):
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(c_in, num_classes)
         )
         self.auxiliary_weight = auxiliary_weight
+        ((reduced, hidden),) = scaled(((128, 1024),), width)
         self.auxiliary = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveAvgPool2d(4),
-                convolution(module.channels, max(1, round(128 * width)), 1),
+                convolution(module.channels, reduced, 1),
                 nn.Flatten(),
-                nn.Linear(16 * max(1, round(128 * width)), max(1, round(1024 * width))),
+                nn.Linear(16 * reduced, hidden),
                 nn.ReLU(),
                 nn.Dropout(0.7),
-                nn.Linear(max(1, round(1024 * width)), num_classes),
+                nn.Linear(hidden, num_classes),
             )
             for module in (a4, d4)
         )
@@ -570,9 +571,9 @@ def build_model(
         if size:
             message += f"; the smallest size that works is {size}x{size}"
         raise UserError(message) from None
+    except UserError:
+        raise
     except BUILD_ERRORS as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"model {name}: {error}") from None
     if logits.shape != (1, num_classes):
         raise UserError(

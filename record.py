@@ -8,7 +8,6 @@ import subprocess
 import time
 from datetime import datetime
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +48,14 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
 
 def first_new(parent: Path, name: str) -> Path:
     """Create parent/name, or parent/name_2, name_3 ... if another run was faster."""
-    for n in count(1):
-        run_dir = parent / (name if n == 1 else f"{name}_{n}")
+    run_dir, n = parent / name, 1
+    while True:
         try:
             run_dir.mkdir()
             return run_dir
         except FileExistsError:
-            continue
-    raise AssertionError("count() ends")
+            n += 1
+            run_dir = parent / f"{name}_{n}"
 
 
 class Sums:
