@@ -1,12 +1,13 @@
 """Save, find and load checkpoints: tensors and plain Python values only, so that nobody's file runs code."""
 
-import json
-import os
+import io
+import sys
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -16,34 +17,42 @@ from config import Config
 from configure import config_from_dict
 from dataset import DataInfo
 from errors import UserError
+from files import is_sealed, write_sealed
 from model import build_model
 
-FORMAT = 1
-KEYS = {"format", "model", "optimizer", "epoch", "step", "validation", "config", "data"}
+FORMAT = 2
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the name `path` once it is whole and on disk: never half a file there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+@dataclass
+class Progress:
+    """How far a run has come. (epoch, step) is its whole state besides model and optimizer."""
+
+    epoch: int = 0  # epochs done, with their validation
+    step: int = 0  # steps done
+    partial: dict[str, Any] | None = (
+        None  # the sums of an epoch begun (see Record), None between two
+    )
+    validation: dict[str, float | None] | None = None  # loss and accuracy of the last epoch
+    best_epoch: int = 0
+    best_score: tuple[float, float] = (
+        -1.0,
+        0.0,
+    )  # accuracy and, where that is a tie, minus the loss
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+POSITION = [field.name for field in fields(Progress)]
+KEYS = {"format", "model", "optimizer", *POSITION, "config", "data", "data_sha256"}
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        torch.save({"format": FORMAT} | checkpoint, file)
+    """Write `checkpoint` to `path`; the file there before is kept as previous.pt if its name is last.pt.
+
+    At every moment the names that were there stay there and hold a whole checkpoint. Raises OSError.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT} | checkpoint, buffer)
+    previous = path.with_name("previous.pt") if path.name == "last.pt" else None
+    write_sealed(path, buffer.getbuffer(), previous)
 
 
 def find_checkpoint(path: Path | None) -> Path:
@@ -61,29 +70,113 @@ def find_checkpoint(path: Path | None) -> Path:
     if path.is_file():
         return path
     if not (path / "best.pt").is_file():
-        raise UserError(f"{path}: this folder holds no best.pt")
+        instead = f"; {path / 'last.pt'} is there" if (path / "last.pt").is_file() else ""
+        raise UserError(f"{path}: this folder holds no best.pt{instead}")
     return path / "best.pt"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU, whatever device wrote it."""
+    """Read a checkpoint to the CPU, whatever device wrote it.
+
+    Raises UserError for a file that is damaged, even by a bit, or is no checkpoint of this project.
+    """
     try:
+        sealed = is_sealed(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if not sealed:
+        raise UserError(
+            f"{path}: damaged, or no checkpoint of this project: its content does not have the checksum at its end"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(file.compress_type != zipfile.ZIP_STORED for file in archive.infolist()):
+                raise zipfile.BadZipFile  # torch.save compresses nothing: this could fill the memory
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles: those are refused
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001  whatever torch's zip reader and unpickler stumble on
         raise UserError(
-            f"{path}: no checkpoint of this project, or damaged: it cannot be read as tensors and plain values"
+            f"{path}: no checkpoint of this project: it cannot be read as tensors and plain values"
         ) from None
-    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= KEYS:
-        raise UserError(
-            f"{path}: no checkpoint of this project: it should hold {', '.join(sorted(KEYS))}"
-        )
+    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
+        raise UserError(f"{path}: no checkpoint of this project: it should hold its format")
     if checkpoint["format"] != FORMAT:
         raise UserError(
             f"{path}: its format is {checkpoint['format']}, this version reads {FORMAT}"
         )
+    if missing := KEYS - checkpoint.keys():
+        raise UserError(f"{path}: no checkpoint of this project: no {', '.join(sorted(missing))}")
     return checkpoint
+
+
+def load_newest(run_dir: Path) -> tuple[Path, dict[str, Any]]:
+    """The last checkpoint of a run and its file: where last.pt is damaged, previous.pt, and a word about it."""
+    files = [run_dir / name for name in ("last.pt", "previous.pt")]
+    found = [path for path in files if path.is_file()]
+    if not found:
+        raise UserError(f"{run_dir}: holds no checkpoint to resume from (last.pt)")
+    for path in found[:-1]:
+        try:
+            return path, load_checkpoint(path)
+        except UserError as error:
+            print(f"warning: {error}; using {found[-1]}", file=sys.stderr)
+    return found[-1], load_checkpoint(found[-1])
+
+
+class Due:
+    """Whether it is time for a checkpoint, as train.checkpoint_every says."""
+
+    def __init__(self, every: int | str | None):
+        self.every = every
+        self.last = time.monotonic()
+
+    def __call__(self, step: int, epoch_is_over: bool = False) -> bool:
+        if self.every is None:
+            return epoch_is_over
+        if isinstance(self.every, int):
+            return step % self.every == 0
+        now = time.monotonic()
+        due = now - self.last >= float(self.every.removesuffix("s"))
+        if due:
+            self.last = now
+        return due
+
+
+def parse_config(path: Path, checkpoint: dict[str, Any]) -> Config:
+    if not isinstance(checkpoint["config"], dict):
+        raise UserError(f"{path}: its config should be a dict")
+    return config_from_dict(checkpoint["config"], lambda key: f"{path}, its config")
+
+
+def load_weights(checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Raises UserError where model.py no longer makes a network that the weights fit."""
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the checkpoint's weights do not fit the network as model.py has it now: {error}"
+        ) from None
+
+
+def load_state(
+    checkpoint: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data_sha256: str,
+) -> Progress:
+    """Set `model` and `optimizer` to what they were, and say how far the run had come.
+
+    Raises UserError where the images, or the networks and optimizers of this version, are others.
+    """
+    if checkpoint["data_sha256"] != data_sha256:
+        raise UserError("the images are not those that the run began with: their checksum differs")
+    load_weights(checkpoint, model)
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        return TypeAdapter(Progress).validate_python({key: checkpoint[key] for key in POSITION})
+    except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"the checkpoint's state does not fit this version: {error}") from None
 
 
 def restore(path: Path) -> tuple[dict[str, Any], Config, DataInfo, nn.Module]:
@@ -92,22 +185,15 @@ def restore(path: Path) -> tuple[dict[str, Any], Config, DataInfo, nn.Module]:
     Raises UserError where this version of the project cannot make that network.
     """
     checkpoint = load_checkpoint(path)
-    if not isinstance(checkpoint["config"], dict):
-        raise UserError(f"{path}: its config should be a dict")
-    config = config_from_dict(checkpoint["config"], lambda key: f"{path}, its config")
+    config = parse_config(path, checkpoint)
     try:
         info = TypeAdapter(DataInfo).validate_python(checkpoint["data"])
     except ValidationError as error:
         raise UserError(f"{path}: its data: {error}") from None
-    shape, classes = info.image_shape, len(info.classes)
-    arguments = config.model.arguments() | {"init": None}  # the weights are here
-    if "pretrained" in arguments:
-        arguments["pretrained"] = False
-    model = build_model(config.model.name, shape, classes, **arguments)
+    arguments = config.model.arguments(trained=True)
+    model = build_model(config.model.name, info.image_shape, len(info.classes), **arguments)
     try:
-        model.load_state_dict(checkpoint["model"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: its weights do not fit the network {config.model.name} as model.py has it now: {error}"
-        ) from None
+        load_weights(checkpoint, model)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return checkpoint, config, info, model

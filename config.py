@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from strict_yaml import inline
 
+SECONDS = r"^([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*)s$"  # more than zero
+
 
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -23,9 +25,11 @@ class Named(Section):
 
     name: str
 
-    def arguments(self) -> dict[str, Any]:
-        """Every key but `name`."""
-        return self.model_dump(exclude={"name"})
+    def arguments(self, trained: bool = False) -> dict[str, Any]:
+        """Every key but `name`; of a `trained` network those that give the first weights say nothing."""
+        first = {"init": None, "pretrained": False} if trained else {}
+        arguments = self.model_dump(exclude={"name"})
+        return arguments | {key: value for key, value in first.items() if key in arguments}
 
 
 class Augment(Section):
@@ -92,6 +96,9 @@ class Constant(Section):
 class Train(Section):
     epochs: int = Field(10, ge=1, description="passes over the training images")
     batch_size: int = Field(128, ge=1, description="images in a step")
+    checkpoint_every: (
+        Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SECONDS)] | None
+    ) = Field(None, description="steps, or seconds as in 60s; null = each epoch")
 
 
 class Log(Section):
@@ -158,11 +165,12 @@ class Config(Section):
         return values
 
 
-def dotted_keys(section: Section, prefix: str = "") -> Iterator[str]:
+def dotted_items(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key with its value, those of the sections in it as `train.epochs`."""
     for key, value in section:
-        yield prefix + key
+        yield prefix + key, value
         if isinstance(value, Section):
-            yield from dotted_keys(value, f"{prefix}{key}.")
+            yield from dotted_items(value, f"{prefix}{key}.")
 
 
 def to_yaml(section: Section, indent: str = "") -> str:

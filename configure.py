@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, ValidationError, create_model
 
-from config import Config, Data, Network, dotted_keys
+from config import Config, Data, Network, dotted_items
 from errors import UserError, did_you_mean
 from strict_yaml import inline, parse_yaml, read_yaml
 
@@ -147,7 +147,7 @@ def describe(
     elif kind == "extra_forbidden":
         dotted = ".".join(key)
         message = f"unknown key {dotted!r}"
-        elsewhere = [other for other in dotted_keys(Config()) if other.endswith(f".{key[-1]}")]
+        elsewhere = [other for other, _ in dotted_items(Config()) if other.endswith(f".{key[-1]}")]
         if elsewhere and dotted not in elsewhere:
             message += f"; did you mean {elsewhere[0]!r}?"
         else:

@@ -5,9 +5,9 @@ augmentation work on whole batches. Training reads `load_splits` only; the test 
 own, which nothing but test.py calls.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config import Augment, Data
+from download import download
 from errors import UserError
+from idx import read_idx
 
 
 class Split(NamedTuple):
@@ -61,38 +63,31 @@ def read_digits(root: Path, train: bool) -> Split:
     return take(digits, rest if train else held_out)
 
 
-def read_torchvision(name: str, root: Path, train: bool) -> Split:
-    """One split of torchvision's MNIST or its kin, verified and downloaded by torchvision where it is missing.
+def read_mnist(name: str, root: Path, train: bool) -> Split:
+    """One split of MNIST or its kin as torchvision publishes them, downloaded where it is missing.
 
-    Raises UserError where the files are neither there nor to be had, or are damaged.
+    The files are those of torchvision: root/name/raw/train-images-idx3-ubyte.gz and so on, compressed or not.
+    Raises UserError where they are neither there nor to be had, or are damaged.
     """
-    import torchvision
-
-    published = getattr(torchvision.datasets, name)
-    prefix = "train-" if train else "t10k-"
-    files = [file for file in published.resources if file[0].startswith(prefix)]
-    # torchvision would also fetch, check and unpack the other split
-    one_split = type(name, (published,), {"resources": files})
     folder = root / name / "raw"
-    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        data = one_split(root, train=train, download=True)
-    except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
-        for path in new_folders:
-            with suppress(OSError):  # stays if it holds anything
-                path.rmdir()
-        unpacked = [folder / file.removesuffix(".gz") for file, _ in files]
-        if all(path.exists() for path in unpacked):
-            raise UserError(
-                f"{name}: {' or '.join(map(str, unpacked))} is damaged; delete both"
-            ) from None
-        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
-        raise UserError(
-            f"{name}: {' and '.join(file for file, _ in files)} are missing or damaged in {folder} and could "
-            f"not be downloaded ({reason}); put them there as data/README.md says, or run 'python train.py', "
-            "which needs no download"
-        ) from None
-    return Split(data.data.unsqueeze(1), data.targets)
+    parts = []
+    for kind, item_shape in (("images-idx3-ubyte", (28, 28)), ("labels-idx1-ubyte", ())):
+        path = folder / f"{'train' if train else 't10k'}-{kind}"
+        if not path.exists():
+            path = path.with_name(f"{path.name}.gz")
+        if not path.exists():
+            import torchvision
+
+            published = getattr(torchvision.datasets, name)
+            urls = [mirror + path.name for mirror in published.mirrors]
+            download(
+                [url for url in urls if url.startswith("https:")],
+                path,
+                dict(published.resources)[path.name],
+            )
+        parts.append(read_idx(path, item_shape))
+    images, labels = parts
+    return Split(images.unsqueeze(1), labels.long())
 
 
 DIGITS = list("0123456789")
@@ -101,7 +96,7 @@ DATASETS: dict[str, DataSet] = {
     # mean and std over the training images of each, checked in tests/test_dataset.py
     "digits": DataSet(read_digits, DIGITS, (1, 28, 28), mean=[0.3057], std=[0.3248]),
     "mnist": DataSet(
-        partial(read_torchvision, "MNIST"), DIGITS, (1, 28, 28), mean=[0.1307], std=[0.3081]
+        partial(read_mnist, "MNIST"), DIGITS, (1, 28, 28), mean=[0.1307], std=[0.3081]
     ),
 }
 
@@ -168,6 +163,15 @@ def data_info(data: Data, split: Split) -> DataInfo:
     )
 
 
+def checksum(splits: dict[str, Split]) -> str:
+    """SHA-256 of all images and labels."""
+    digest = hashlib.sha256()
+    for split in splits.values():
+        for part in split:
+            digest.update(part.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def image_shape(data: Data) -> tuple[int, int, int]:
     """(C, H, W) of the images that `data` describes, without reading them."""
     channels, height, width = DATASETS[data.dataset].image_shape
@@ -231,16 +235,16 @@ class Batches:
             yield self.normalise(self.images[chosen]), self.labels[chosen]
 
     def shuffled(
-        self, seed: int, epoch: int, augment: Augment
+        self, seed: int, epoch: int, augment: Augment, start: int = 0
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Every image once, in the order of `epoch` (counted from 0) and augmented, as (step, images, labels).
 
-        The step counts from the start of the run. Torch's own generators are seeded from (seed, step), so
+        The step counts from the start of the run; the first `start` batches of the epoch are left out. Torch's own generators are seeded from (seed, step), so
         that augmentation, and dropout in the step that follows, depend on nothing that went before.
         """
         order = torch.randperm(len(self.labels), generator=generator(seed, ORDER, epoch))
         order = order.to(self.labels.device)
-        for i in range(len(self)):
+        for i in range(start, len(self)):
             last = i == len(self) - 1
             chosen = order[i * self.batch_size : None if last else (i + 1) * self.batch_size]
             step = epoch * len(self) + i

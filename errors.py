@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import NoReturn
 
+from signals import Stopped, handled, stop_at_once
+
 
 class UserError(ValueError):
     """A mistake in the command line, the config, the data or a checkpoint (exit code 2).
@@ -36,17 +38,29 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def exit_code(main: Callable[[], None]) -> int:
-    """Run `main` and return the exit code of the process: 0, 2, 3 or 130 (see README)."""
+    """Run `main` and return the exit code of the process: 0, 2, 3, or 128 + the signal (see README).
+
+    Whatever the operating system refuses (a full disk, a folder without permission) is one line too, for it
+    names the file and the reason.
+    """
     try:
-        main()
-        sys.stdout.flush()
+        with handled(stop_at_once):
+            main()
+            sys.stdout.flush()
     except (UserError, NonFiniteError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 3
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        complain(error)
+        return 3 if isinstance(error, NonFiniteError) else 2
+    except Stopped as stop:
+        print(f"stopped by {stop}", file=sys.stderr)
+        return 128 + stop.number
     except BrokenPipeError:  # whoever read the output has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        complain(error)
+        return 2
     return 0
+
+
+def complain(error: Exception) -> None:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)

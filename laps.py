@@ -14,3 +14,8 @@ class Laps:
         now = time.perf_counter()
         elapsed, self.last = now - self.last, now
         self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Count also what an earlier process has spent on the same run."""
+        for phase, spent in seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent

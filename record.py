@@ -1,11 +1,13 @@
-"""The run folder: made for one run alone, and all that the run leaves there but its checkpoints."""
+"""All that a run leaves in its folder but its config and its checkpoints: facts, metrics and curves."""
 
-import hashlib
 import json
 import math
+import os
 import platform
 import subprocess
+import sys
 import time
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,80 +15,108 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import Self
 
-from checkpoint import write_json
-from config import Config, to_yaml
+from checkpoint import Progress
 from dataset import Split
 from engine import Evaluation, Update
-from errors import NonFiniteError, UserError
+from errors import NonFiniteError
+from files import replacing, write_json
 from laps import Laps
 
 PROJECT = Path(__file__).parent
 
 
-def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
-    """Create `run_dir`, by default runs/<name>/<time>, with its config.yaml; no two runs share a folder."""
-    try:
-        if run_dir is None:
-            parent = Path("runs") / config.name
-            parent.mkdir(parents=True, exist_ok=True)
-            run_dir = first_new(parent, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-        else:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            if any(run_dir.iterdir()):
-                raise FileExistsError
-        with (run_dir / "config.yaml").open("x") as file:
-            file.write(to_yaml(config))
-    except FileExistsError:
-        raise UserError(f"--run-dir {run_dir}: should name a new or an empty folder") from None
-    except OSError as error:
-        raise UserError(f"cannot create the run folder: {error}") from None
-    return run_dir
-
-
-def first_new(parent: Path, name: str) -> Path:
-    """Create parent/name, or parent/name_2, name_3 ... if another run was faster."""
-    run_dir, n = parent / name, 1
-    while True:
-        try:
-            run_dir.mkdir()
-            return run_dir
-        except FileExistsError:
-            n += 1
-            run_dir = parent / f"{name}_{n}"
-
-
 class Sums:
     """Loss, correct images and images, summed since `start`; on the device, for reading them waits for it."""
 
-    def __init__(self) -> None:
-        self.loss: Tensor | float = 0.0
-        self.correct: Tensor | int = 0
-        self.images = 0
-        self.start = time.perf_counter()
+    def __init__(
+        self, loss: float = 0.0, correct: int = 0, images: int = 0, seconds: float = 0.0
+    ) -> None:
+        self.loss: Tensor | float = loss
+        self.correct: Tensor | int = correct
+        self.images = images
+        self.start = time.perf_counter() - seconds
 
     def add(self, loss: Tensor | float, correct: Tensor | int, images: int) -> None:
         self.loss = self.loss + loss
         self.correct = self.correct + correct
         self.images += images
 
+    def read(self) -> tuple[float, int, int, float]:
+        """What `Sums(...)` goes on from."""
+        seconds = time.perf_counter() - self.start
+        return float(self.loss), int(self.correct), self.images, seconds
+
+
+class Curves:
+    """TensorBoard's event files. What cannot be drawn is said once: curves are not worth a run."""
+
+    def __init__(self, run_dir: Path, step: int):
+        """`step` is the last one done: points beyond it, of a run that broke off, are hidden."""
+        self.writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(run_dir), purge_step=step + 1)
+        except (ImportError, OSError) as error:
+            self.give_up(error)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to each curve of `values`."""
+        if self.writer:
+            try:
+                for tag, value in values.items():
+                    self.writer.add_scalar(tag, value, step)
+            except OSError as error:
+                self.give_up(error)
+
+    def flush(self) -> None:
+        if self.writer:
+            try:
+                self.writer.flush()
+            except OSError as error:
+                self.give_up(error)
+
+    def close(self) -> None:
+        self.flush()  # which raises where closing would wait for a thread that is no more
+        if self.writer:
+            self.writer.close()
+
+    def give_up(self, error: Exception) -> None:
+        self.writer = None
+        print(f"warning: no more TensorBoard curves: {error}", file=sys.stderr)
+
 
 class Record:
     """What happens in a run, as run.json, metrics.jsonl and TensorBoard curves in its folder.
 
-    with Record(run_dir, config.log.every, steps_per_epoch, facts) as record:
+    with Record(run_dir, config.log.every, steps_per_epoch, facts, progress) as record:
         record.start_epoch(1)
         record.update(update)  # after each step
-        row = record.end_epoch(model, validation)
+        row = record.end_epoch(validation)
     """
 
-    def __init__(self, run_dir: Path, every: int, steps_per_epoch: int, facts: dict[str, Any]):
-        self.run_dir, self.facts = run_dir, facts
+    def __init__(
+        self,
+        run_dir: Path,
+        every: int,
+        steps_per_epoch: int,
+        facts: dict[str, Any],
+        progress: Progress,
+    ):
+        """Go on after `progress`: what the files say of later epochs and steps is removed from them or hidden."""
+        self.run_dir, self.facts, self.progress = run_dir, facts, progress
         self.every, self.steps_per_epoch = every, steps_per_epoch
-        self.writer = SummaryWriter(str(run_dir))
-        self.metrics = (run_dir / "metrics.jsonl").open("a")
+        path = run_dir / "metrics.jsonl"
+        rows = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        with replacing(path) as file:
+            file.writelines(rows[: progress.epoch])
+        self.metrics = path.open("a")
+        self.curves = Curves(run_dir, progress.step)
+        self.epoch, self.training_seconds = progress.epoch, 0.0
+        self.sums, self.interval = Sums(), Sums()
+        self.last: Update | None = None
 
     def __enter__(self) -> Self:
         self.write_facts("running")
@@ -95,19 +125,32 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        self.writer.close()
-        self.metrics.close()
-        self.write_facts(
-            "finished" if kind is None else f"{kind.__name__}: {error}".removesuffix(": ")
-        )
+        self.curves.close()
+        # a full disk may well be why it ended
+        with suppress(OSError) if error else nullcontext():
+            self.metrics.close()
+            self.write_facts(
+                "finished" if kind is None else f"{kind.__name__}: {error}".removesuffix(": ")
+            )
 
     def write_facts(self, exit_reason: str) -> None:
-        write_json(self.run_dir / "run.json", {"exit_reason": exit_reason} | self.facts)
+        done = {"epoch": self.progress.epoch, "step": self.progress.step}
+        write_json(self.run_dir / "run.json", {"exit_reason": exit_reason} | done | self.facts)
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, partial: dict[str, Any] | None = None) -> None:
+        """Begin an epoch, or go on with one of which `partial` has the first part."""
+        partial = partial or {"sums": (), "interval": (), "training_seconds": 0.0}
         self.epoch = epoch
-        self.sums, self.interval = Sums(), Sums()
-        self.training_seconds = 0.0
+        self.sums, self.interval = Sums(*partial["sums"]), Sums(*partial["interval"])
+        self.training_seconds = partial["training_seconds"]
+
+    def partial(self) -> dict[str, Any]:
+        """The sums of an epoch that is not over, for its checkpoint."""
+        return {
+            "sums": self.sums.read(),
+            "interval": self.interval.read(),
+            "training_seconds": self.training_seconds,
+        }
 
     def update(self, update: Update) -> None:
         """Count one step; every `every` steps and at the epoch's end, add a point to the training curves.
@@ -115,72 +158,95 @@ class Record:
         Raises NonFiniteError when the loss over these steps was not finite.
         """
         self.interval.add(update.loss * update.images, update.correct, update.images)
+        self.last = update
         if update.step % self.every and update.step % self.steps_per_epoch:
             return
-        loss, correct = float(self.interval.loss), int(self.interval.correct)
-        images = self.interval.images
-        self.last = update
+        loss, correct, images, seconds = self.interval.read()
         self.check_finite("the loss", math.isfinite(loss))
-        seconds = time.perf_counter() - self.interval.start
-        for tag, value in [
-            ("loss/train", loss / images),
-            ("accuracy/train", correct / images),
-            ("lr", update.lr),
-            ("images_per_second", images / seconds),
-        ]:
-            self.writer.add_scalar(tag, value, update.step)
+        values = {
+            "loss/train": loss / images,
+            "accuracy/train": correct / images,
+            "lr": update.lr,
+            "images_per_second": images / seconds,
+        }
+        self.curves.add(update.step, values)
         self.sums.add(loss, correct, images)
         self.training_seconds += seconds
         self.interval = Sums()
 
     def check_finite(self, what: str, is_finite: bool) -> None:
         if not is_finite:
+            at = f", at lr {self.last.lr:g}" if self.last else ""
             raise NonFiniteError(
-                f"{what} became infinite or NaN in epoch {self.epoch}, by step {self.last.step}, at lr "
-                f"{self.last.lr:g}; {self.run_dir} has the checkpoints of the epochs before, if any"
+                f"{what} became infinite or NaN in epoch {self.epoch}, by step {self.progress.step}{at}; "
+                f"{self.run_dir} has the checkpoints from before, if any"
             )
 
-    def end_epoch(self, model: nn.Module, validation: Evaluation | None) -> dict[str, Any]:
+    def check_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Raises NonFiniteError for weights, or memories of an optimizer, that are not fit to be saved."""
+        tensors = list(model.state_dict().items())
+        for state in optimizer.state.values():
+            tensors += [(f"the optimizer's {name}", value) for name, value in state.items()]
+        for name, value in tensors:
+            if isinstance(value, Tensor):
+                self.check_finite(name, bool(value.isfinite().all()))
+
+    def end_epoch(self, validation: Evaluation | None, lr: float) -> dict[str, Any]:
         """Write the epoch's line of metrics.jsonl and its points of the validation curves.
 
-        Raises NonFiniteError for a model that is not fit to be saved.
+        Raises NonFiniteError where the validation loss is not finite.
         """
-        for name, tensor in model.state_dict().items():
-            self.check_finite(name, bool(tensor.isfinite().all()))
         self.check_finite(
             "the validation loss", validation is None or math.isfinite(validation.loss)
         )
-        step, images = self.last.step, self.sums.images
+        step = self.progress.step
+        loss, correct, images, seconds = self.sums.read()
         row = {
             "epoch": self.epoch,
             "step": step,
-            "lr": self.last.lr,
-            "train_loss": float(self.sums.loss) / images,
-            "train_accuracy": int(self.sums.correct) / images,
+            "lr": lr,
+            "train_loss": loss / images,
+            "train_accuracy": correct / images,
             "val_loss": validation.loss if validation else None,
             "val_accuracy": validation.accuracy if validation else None,
             "images_per_second": images / self.training_seconds,
-            "seconds": time.perf_counter() - self.sums.start,
+            "seconds": seconds,
         }
         if validation:
-            self.writer.add_scalar("loss/val", validation.loss, step)
-            self.writer.add_scalar("accuracy/val", validation.accuracy, step)
-        self.writer.flush()
+            values = {"loss/val": validation.loss, "accuracy/val": validation.accuracy}
+            self.curves.add(step, values)
         self.metrics.write(json.dumps(row, allow_nan=False) + "\n")
-        self.metrics.flush()
+        self.flush()
         return row
+
+    def flush(self) -> None:
+        """Bring to disk what belongs to the checkpoint that follows."""
+        self.curves.flush()
+        self.metrics.flush()
+        os.fsync(self.metrics.fileno())
 
 
 def run_facts(
-    device: torch.device, precision: torch.dtype, splits: dict[str, Split], laps: Laps
+    device: torch.device,
+    precision: torch.dtype,
+    splits: dict[str, Split],
+    data_sha256: str,
+    laps: Laps,
+    earlier: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What one must know to judge or repeat a run, besides its config."""
-    checksum = hashlib.sha256()
-    for split in splits.values():
-        checksum.update(split.images.numpy().tobytes())
-        checksum.update(split.labels.numpy().tobytes())
+    """What one must know to judge or repeat a run, besides its config; `earlier` of a run that goes on."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    started, resumed = now, []
+    if earlier is not None:
+        started = earlier.get("started", now)
+        resumed = [
+            *earlier.get("resumed", []),
+            {"at": now, "step": earlier.get("step"), "after": earlier.get("exit_reason")},
+        ]
+        laps.add(earlier.get("seconds", {}))
     return {
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "started": started,
+        "resumed": resumed,
         "versions": {"python": platform.python_version(), "torch": torch.__version__}
         | {name: version(name) for name in ("torchvision", "numpy", "scikit-learn")},
         "git": {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))},
@@ -188,7 +254,7 @@ def run_facts(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "precision": str(precision).removeprefix("torch."),
-        "data_sha256": checksum.hexdigest(),
+        "data_sha256": data_sha256,
         "images": {name: len(split.labels) for name, split in splits.items()},
         "seconds": laps.seconds,  # the phases still to come appear in it when it is written at the end
     }

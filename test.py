@@ -148,7 +148,8 @@ def main() -> None:
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
 
-    from checkpoint import find_checkpoint, write_json
+    from checkpoint import find_checkpoint
+    from files import write_json
 
     path = find_checkpoint(args.ckpt)
     copy = None if args.json in (None, "-") else Path(args.json)

@@ -3,6 +3,7 @@
 python train.py                                     # configs/digits.yaml: real digits, nothing to download
 python train.py --config mnist.yaml                 # a bare name is looked up in configs/
 python train.py --config mnist.yaml optimizer.lr=0.05 train.epochs=3
+python train.py --resume runs/mine                  # go on exactly where it stopped; auto = the newest unfinished
 python train.py --config mnist.yaml --print-config  # every key, default and comment; nothing runs
 tensorboard --logdir runs
 """
@@ -15,17 +16,25 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from errors import ArgumentParser, exit_code
+from errors import ArgumentParser, UserError, exit_code
 from laps import Laps
 
 if TYPE_CHECKING:
     from config import Config
+    from resume import Resume
 
 
-def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None) -> Path:
+def train(
+    config: Config,
+    run_dir: Path | None = None,
+    laps: Laps | None = None,
+    resume: Resume | None = None,
+) -> Path:
     """Train as `config` says and return the run folder, which then holds everything (see README).
 
-    Raises UserError before anything is written, and NonFiniteError when the loss is no longer a number.
+    With `resume` that run goes on from its checkpoint, to the very bits that it would have come to. Raises
+    UserError before anything is written, NonFiniteError when the loss is no longer a number, and Stopped
+    after a signal, once there is a checkpoint to go on from.
     """
     laps = laps or Laps()
     # imported here and not above, so that --help and a mistyped config answer at once
@@ -34,15 +43,17 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
     import torch
     from tqdm import tqdm
 
-    from checkpoint import save_checkpoint
-    from dataset import Batches, data_info, load_splits
+    from checkpoint import Due, Progress, load_state, save_checkpoint
+    from dataset import Batches, checksum, data_info, load_splits
     from device import pick_device, pick_precision
     from engine import evaluate, train_one_epoch
     from layer_table import by, summary
     from loss import build_loss
     from model import build_model
     from optimizer import build_optimizer, learning_rate
-    from record import Record, create_run_dir, run_facts
+    from record import Record, run_facts
+    from run_dir import check_free_space, create_run_dir, locked, read_facts, rewrite_config
+    from signals import Stopped, StopRequest, handled
 
     laps("import")
     device = pick_device(config.device)
@@ -50,7 +61,7 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
 
     # data: the training images and, carved from them, the validation images
     splits = load_splits(config.data, config.seed)
-    info = data_info(config.data, splits["train"])
+    info, data_sha256 = data_info(config.data, splits["train"]), checksum(splits)
     train_batches = Batches(splits["train"], info, config.train.batch_size, device)
     val_batches = None
     if "val" in splits:
@@ -59,8 +70,10 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
 
     # network, loss, optimizer; the learning rate is a function of the step
     torch.manual_seed(config.seed)
-    shape, classes = info.image_shape, len(info.classes)
-    model = build_model(config.model.name, shape, classes, **config.model.arguments()).to(device)
+    checkpoint = resume.checkpoint if resume else None
+    arguments = config.model.arguments(trained=checkpoint is not None)
+    model = build_model(config.model.name, info.image_shape, len(info.classes), **arguments)
+    model = model.to(device)
     loss_fn = build_loss(config.loss)
     optimizer = build_optimizer(config.optimizer, model)
     epochs, steps_per_epoch = config.train.epochs, len(train_batches)
@@ -69,58 +82,98 @@ def train(config: Config, run_dir: Path | None = None, laps: Laps | None = None)
     def lr_at(step: int) -> float:
         return learning_rate(config.schedule, config.optimizer.lr, step, steps)
 
+    progress = Progress()
+    if checkpoint:
+        progress = load_state(checkpoint, model, optimizer, data_sha256)
+
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
-    facts = run_facts(device, precision, splits, laps)
-    run_dir = create_run_dir(config, run_dir)
+    earlier = read_facts(resume.run_dir) if resume else None
+    facts = run_facts(device, precision, splits, data_sha256, laps, earlier)
+    check_free_space(resume.run_dir if resume else run_dir or Path("runs"), model)
+    run_dir = resume.run_dir if resume else create_run_dir(config, run_dir)
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
-    print(f"{config.data.dataset}: {counts} images of {by(shape)}")
-    print(f"{config.model.name}: {summary(model, shape)}")
+    print(f"{config.data.dataset}: {counts} images of {by(info.image_shape)}")
+    print(f"{config.model.name}: {summary(model, info.image_shape)}")
     print(
         f"{facts['device']}, {facts['threads']} threads, {facts['precision']}; writing to {run_dir}"
     )
+    if checkpoint:
+        print(f"resuming after step {progress.step:,} of {steps:,}")
     laps("build")
 
-    best_epoch, best_score = 0, (-1.0, 0.0)
     with (
-        Record(run_dir, config.log.every, steps_per_epoch, facts) as record,
-        tqdm(total=steps, unit="step", disable=None, leave=False) as bar,  # on a terminal only
+        handled(request := StopRequest()),
+        locked(run_dir),
+        Record(run_dir, config.log.every, steps_per_epoch, facts, progress) as record,
+        tqdm(total=steps, initial=progress.step, unit="step", disable=None, leave=False) as bar,
     ):
-        for epoch in range(1, epochs + 1):
-            record.start_epoch(epoch)
-            epoch_batches = train_batches.shuffled(config.seed, epoch - 1, config.data.augment)
-            updates = train_one_epoch(model, epoch_batches, loss_fn, optimizer, lr_at, precision)
-            for update in updates:
-                record.update(update)
-                bar.update()
-            laps("training")
+        if resume:
+            rewrite_config(config, run_dir)
+        due = Due(config.train.checkpoint_every)
+        saved = (progress.epoch, progress.step)
 
-            validation = None
-            if val_batches:
-                validation = evaluate(model, val_batches, loss_fn, precision)
-            laps("validation")
-            row = record.end_epoch(model, validation)
-            bar.write(epoch_line(row, epochs))
-
-            checkpoint = {
+        def save(name: str) -> None:
+            nonlocal saved
+            record.check_state(model, optimizer)
+            record.flush()
+            mid_epoch = progress.step > progress.epoch * steps_per_epoch
+            progress.partial = record.partial() if mid_epoch else None
+            checkpoint = asdict(progress) | {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "epoch": epoch,
-                "step": row["step"],
-                "validation": {"loss": row["val_loss"], "accuracy": row["val_accuracy"]},
                 "config": config.model_dump(mode="json"),
                 "data": asdict(info),
+                "data_sha256": data_sha256,
             }
-            save_checkpoint(run_dir / "last.pt", checkpoint)
-            # by validation accuracy, a tie by the loss; without validation images the last epoch is best
-            score = (validation.accuracy, -validation.loss) if validation else (float(epoch), 0.0)
-            if score > best_score:
-                best_epoch, best_score = epoch, score
-                save_checkpoint(run_dir / "best.pt", checkpoint)
+            save_checkpoint(run_dir / name, checkpoint)
+            saved = (progress.epoch, progress.step)
             laps("saving")
 
+        try:
+            for epoch in range(progress.epoch + 1, epochs + 1):
+                done = progress.step - progress.epoch * steps_per_epoch
+                record.start_epoch(epoch, progress.partial if done else None)
+                batches = train_batches.shuffled(
+                    config.seed, epoch - 1, config.data.augment, start=done
+                )
+                updates = train_one_epoch(model, batches, loss_fn, optimizer, lr_at, precision)
+                for update in updates:
+                    progress.step = update.step
+                    record.update(update)
+                    bar.update()
+                    if update.step < epoch * steps_per_epoch and due(update.step):
+                        laps("training")
+                        save("last.pt")
+                    request.check()
+                laps("training")
+
+                validation = None
+                if val_batches:
+                    validation = evaluate(model, request.until(val_batches), loss_fn, precision)
+                laps("validation")
+                row = record.end_epoch(validation, lr_at(progress.step - 1))
+                bar.write(epoch_line(row, epochs))
+
+                progress.epoch = epoch
+                progress.validation = {"loss": row["val_loss"], "accuracy": row["val_accuracy"]}
+                # by validation accuracy, a tie by the loss; without validation images the last is best
+                score = (validation.accuracy, -validation.loss) if validation else (epoch, 0.0)
+                if score > progress.best_score:
+                    progress.best_epoch, progress.best_score = epoch, score
+                    save("best.pt")  # before last.pt, which says that it is there
+                if due(progress.step, epoch_is_over=True) or epoch == epochs:
+                    save("last.pt")
+                if epoch < epochs:
+                    request.check()
+        except Stopped as stop:
+            if saved != (progress.epoch, progress.step):
+                save("last.pt")
+            folder = shlex.quote(str(run_dir))
+            raise Stopped(stop.number, f"python train.py --resume {folder} goes on") from None
+
     print(
-        f"best.pt: epoch {best_epoch}"
-        + (f", validation accuracy {best_score[0]:.2%}" if val_batches else "")
+        f"best.pt: epoch {progress.best_epoch}"
+        + (f", validation accuracy {progress.best_score[0]:.2%}" if val_batches else "")
     )
     folder = shlex.quote(str(run_dir))
     print(f"next: python test.py --ckpt {folder}")
@@ -151,10 +204,13 @@ def main() -> None:
         epilog=commands,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--config", default="digits.yaml", metavar="FILE", help="default: digits.yaml"
-    )
+    parser.add_argument("--config", metavar="FILE", help="default: digits.yaml")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<name>/<time>")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="the run folder to go on with; auto: the newest unfinished run of the config, or a new one",
+    )
     parser.add_argument(
         "--print-config", action="store_true", help="print the whole config and stop"
     )
@@ -163,15 +219,29 @@ def main() -> None:
     )
     args = parser.parse_intermixed_args()
 
+    going_on = args.resume not in (None, "auto")
+    if going_on and args.run_dir:
+        raise UserError("--run-dir and --resume RUN: the run goes on in its own folder")
+
     laps = Laps()
     from config import to_yaml
     from configure import load_config
+    from resume import config_of, is_finished, resume_newest, resume_run
 
-    config = load_config(args.config, args.overrides)
+    own = config_of(Path(args.resume)) if going_on else "digits.yaml"
+    config = load_config(args.config or own, args.overrides)
     if args.print_config:
         print(to_yaml(config), end="")
-    else:
-        train(config, args.run_dir, laps)
+        return
+    resume = None
+    if going_on:
+        resume = resume_run(Path(args.resume), config)
+    elif args.resume:
+        resume = resume_newest(config, args.run_dir)
+    if resume and is_finished(resume, config):
+        print(f"{resume.run_dir}: finished, {config.train.epochs} epochs; nothing to do")
+        return
+    train(config, args.run_dir, laps, resume)
 
 
 if __name__ == "__main__":

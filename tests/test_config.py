@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from config import Config, dotted_keys, to_yaml
+from config import Config, dotted_items, to_yaml
 from configure import load_config
 from errors import UserError
 
@@ -43,7 +43,7 @@ def test_every_key_is_printed_with_its_comment_and_read_back(tmp_path):
         key, _, value = line.partition(":")
         assert not value or "#" in value or key.strip() == "name", f"no comment: {line}"
     printed = [line.split(":")[0].strip() for line in text.splitlines()]
-    assert printed == [key.split(".")[-1] for key in dotted_keys(config)]
+    assert printed == [key.split(".")[-1] for key, _ in dotted_items(config)]
 
 
 def test_numbers_are_those_of_yaml_1_2(tmp_path):

@@ -133,7 +133,7 @@ def test_training_does_not_open_the_test_files(mnist_root, tmp_path):
 
 
 def test_mnist_that_is_nowhere_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["https://127.0.0.1:9/"])
     root = tmp_path / "data"
     with pytest.raises(UserError) as caught:
         load_splits(Data(dataset="mnist", root=str(root)), seed=0)
@@ -175,7 +175,7 @@ def test_labels_that_do_not_fit_are_refused(small_mnist):
 
 
 def test_packed_files_with_a_wrong_checksum_are_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["https://127.0.0.1:9/"])
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"something else"))

@@ -22,7 +22,7 @@ from dataset import ORDER, STEP, derived_seed, generator, load_splits, shift
 from metrics import wilson_interval
 from model import build_model
 from optimizer import learning_rate
-from record import create_run_dir
+from run_dir import create_run_dir
 from train import train
 
 PROJECT = Path(__file__).parent.parent

@@ -1,0 +1,105 @@
+"""The run folder itself: made for one run alone, and one process in it at a time."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import nn
+
+from config import Config, to_yaml
+from errors import UserError
+from files import replacing, sync_folder
+
+
+def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
+    """Create `run_dir`, by default runs/<name>/<time>, with its config.yaml; no two runs share a folder."""
+    try:
+        if run_dir is None:
+            parent = Path("runs") / config.name
+            parent.mkdir(parents=True, exist_ok=True)
+            run_dir = first_new(parent, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        else:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            if any(run_dir.iterdir()):
+                raise FileExistsError
+        with (run_dir / "config.yaml").open("x") as file:
+            file.write(to_yaml(config))
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(run_dir.parent)
+    except FileExistsError:
+        raise UserError(
+            f"--run-dir {run_dir}: should name a new or an empty folder (--resume goes on with a run)"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot create the run folder: {error}") from None
+    return run_dir
+
+
+def first_new(parent: Path, name: str) -> Path:
+    """Create parent/name, or parent/name_2, name_3 ... if another run was faster."""
+    run_dir, n = parent / name, 1
+    while True:
+        try:
+            run_dir.mkdir()
+            return run_dir
+        except FileExistsError:
+            n += 1
+            run_dir = parent / f"{name}_{n}"
+
+
+def rewrite_config(config: Config, run_dir: Path) -> None:
+    """A run that goes on may have been given more epochs."""
+    with replacing(run_dir / "config.yaml") as file:
+        file.write(to_yaml(config).encode())
+
+
+def read_facts(run_dir: Path) -> dict[str, Any]:
+    """What run.json holds; empty where a crash has damaged it."""
+    try:
+        facts = json.loads((run_dir / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep every other process from training in `run_dir`; a crash leaves no lock behind.
+
+    What a crash may have left, half-written files, is removed. Raises UserError where another one has the lock.
+    """
+    lock = FileLock(run_dir / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{run_dir}: another process is training in this folder") from None
+    try:
+        for temporary in run_dir.glob(".*.tmp"):
+            temporary.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def check_free_space(parent: Path, model: nn.Module) -> None:
+    """Raises UserError where the disk of `parent`, which need not exist yet, has no room for the checkpoints.
+
+    Counted are weights and two moments of an optimizer, in three files (last, previous, best) and a fourth
+    while it is written.
+    """
+    existing = next(folder for folder in (parent, *parent.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        return  # creating the run folder will say so
+    needed = 4 * 3 * sum(tensor.nbytes for tensor in model.state_dict().values())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"{existing}: the checkpoints may need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+        )
