@@ -1,5 +1,6 @@
 """Writing files so that a crash or a full disk leaves the old one or the new one, whole."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,14 +15,19 @@ SEAL = len(MARK) + hashlib.sha256().digest_size
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the name `path` once it is whole and on disk: never half a file there."""
+def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write, which takes the name `path` once it is whole and on disk: never half a file there.
+
+    The file there before is then named `previous`.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if previous and path.exists():
+            keep_copy(path, previous)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -48,18 +54,16 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def write_sealed(path: Path, content: memoryview, previous: Path | None = None) -> None:
-    """Write `content` and its checksum to `path`, once read back; the file there before is named `previous` then.
+    """Write `content` and its checksum to `path`, which takes the place of the file there once read back.
 
     Raises OSError where the disk does not hold what was written.
     """
-    with replacing(path) as file:
+    with replacing(path, previous) as file:
         file.write(content)
         file.write(MARK + hashlib.sha256(content).digest())
         file.flush()
         if not is_sealed(Path(file.name)):
-            raise OSError(f"{path}: the disk gave back something else than was written")
-        if previous and path.exists():
-            keep_copy(path, previous)
+            raise OSError(errno.EIO, "the disk gave back something else than was written")
 
 
 def is_sealed(path: Path) -> bool:
@@ -78,7 +82,10 @@ def keep_copy(path: Path, copy: Path) -> None:
     temporary = copy.with_name(f".{copy.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, copy)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, copy)
+    finally:
+        temporary.unlink(missing_ok=True)

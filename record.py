@@ -85,7 +85,7 @@ class Curves:
 
     def give_up(self, error: Exception) -> None:
         self.writer = None
-        print(f"warning: no more TensorBoard curves: {error}", file=sys.stderr)
+        print(f"warning: no TensorBoard curves from here on: {error}", file=sys.stderr)
 
 
 class Record:

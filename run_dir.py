@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
             f"--run-dir {run_dir}: should name a new or an empty folder (--resume goes on with a run)"
         ) from None
     except OSError as error:
+        if run_dir is not None:
+            with suppress(OSError):  # leave nothing of it, if it was ours
+                (run_dir / "config.yaml").unlink()
+                run_dir.rmdir()
         raise UserError(f"cannot create the run folder: {error}") from None
     return run_dir
 
@@ -95,11 +99,11 @@ def check_free_space(parent: Path, model: nn.Module) -> None:
     while it is written.
     """
     existing = next(folder for folder in (parent, *parent.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        return  # creating the run folder will say so
     needed = 4 * 3 * sum(tensor.nbytes for tensor in model.state_dict().values())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
+    total, _, free = shutil.disk_usage(existing)
+    if (
+        total > 0 and free < needed
+    ):  # no size: no disk, as in /proc; creating the folder will say so
         raise UserError(
             f"{existing}: the checkpoints may need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
         )

@@ -166,6 +166,7 @@ def train(
                 if epoch < epochs:
                     request.check()
         except Stopped as stop:
+            laps("training")
             if saved != (progress.epoch, progress.step):
                 save("last.pt")
             folder = shlex.quote(str(run_dir))

@@ -1,17 +1,26 @@
-"""What several tests share: the scripts as a user calls them, a short run, and real MNIST where it is."""
+"""What several tests share: the scripts as a user calls them, short runs, and MNIST real or imitated."""
 
+import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 import test as test_script
 import train as train_script
+from checkpoint import load_checkpoint
 from configure import load_config
 from errors import exit_code
 
 PROJECT = Path(__file__).parent.parent
+# TensorBoard reads event files in the order of their names: in seconds, and then in this count of a process's
+# files. Runs in one process, in one second, are an affair of tests: let its text sort as its numbers do.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
 SCRIPTS = {"train.py": train_script.main, "test.py": test_script.main}
 
 
@@ -49,3 +58,75 @@ def mnist_root():
     if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").exists():
         pytest.skip("real MNIST is not in data/MNIST/raw (see data/README.md)")
     return root
+
+
+def write_idx(path, array, dtype_code=8):
+    array = np.ascontiguousarray(array, dtype=np.uint8)
+    header = bytes([0, 0, dtype_code, array.ndim]) + np.array(array.shape, dtype=">i4").tobytes()
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.fixture
+def small_mnist(tmp_path):
+    """A data root with 40 training images in MNIST's own format, unpacked, and no test files."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    write_idx(raw / "train-images-idx3-ubyte", generator.integers(0, 256, (40, 28, 28)))
+    write_idx(raw / "train-labels-idx1-ubyte", np.arange(40) % 10)
+    return tmp_path
+
+
+# A short run in which everything random takes part: six steps an epoch, the last of another size.
+SHORT = [
+    "data.limit=200", "data.augment.shift=1", "train.epochs=3", "train.batch_size=32", "log.every=4",
+    "model={name: convnet, channels: [[4], [8]], norm: batch, hidden: [16], dropout: 0.3}",
+]  # fmt: skip
+STEPS_PER_EPOCH = 6
+
+
+def differing(value, other, key=""):
+    """The keys under which two nested values, as in checkpoints, are not the same bit for bit."""
+    if isinstance(value, dict) and isinstance(other, dict) and value.keys() == other.keys():
+        return [found for k in value for found in differing(value[k], other[k], f"{key}.{k}")]
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        if len(value) == len(other):
+            pairs = enumerate(zip(value, other, strict=True))
+            return [found for i, pair in pairs for found in differing(*pair, f"{key}.{i}")]
+    elif isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = value.dtype == other.dtype and torch.equal(value, other)
+        return [] if same else [key]
+    elif type(value) is type(other) and value == other:
+        return []
+    return [key]
+
+
+def differences_of_runs(run, other):
+    """What two runs do not have in common, times aside: both checkpoints, the metrics, the curves."""
+    found = []
+    for name in ("last.pt", "best.pt"):
+        checkpoints = [load_checkpoint(folder / name) for folder in (run, other)]
+        found += differing(*checkpoints, name)
+    rows, points = [], []
+    for folder in (run, other):
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        times = {"images_per_second": 0, "seconds": 0}
+        rows.append([json.loads(line) | times for line in lines])
+        events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+        events.Reload()
+        curves = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+        points.append(
+            {
+                tag: [(p.step, 0 if tag == "images_per_second" else p.value) for p in curve]
+                for tag, curve in curves.items()
+            }
+        )
+    return found + differing(*rows, "metrics") + differing(*points, "curves")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The folder of the short run that nothing disturbed."""
+    return train_script.train(
+        load_config("digits.yaml", SHORT), tmp_path_factory.mktemp("undisturbed") / "run"
+    )

@@ -1,9 +1,7 @@
 """Splits, batches and augmentation, on real digits and on real and imitated MNIST files."""
 
-import gzip
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,23 +21,6 @@ from errors import UserError
 
 CPU = torch.device("cpu")
 INFO = DataInfo("made up", ["a", "b"], [0.5], [0.25], (1, 4, 4))
-
-
-def write_idx(path, array, dtype_code=8):
-    array = np.ascontiguousarray(array, dtype=np.uint8)
-    header = bytes([0, 0, dtype_code, array.ndim]) + np.array(array.shape, dtype=">i4").tobytes()
-    path.write_bytes(header + array.tobytes())
-
-
-@pytest.fixture
-def small_mnist(tmp_path):
-    """A data root with 40 training images in MNIST's own format, unpacked, and no test files."""
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    write_idx(raw / "train-images-idx3-ubyte", generator.integers(0, 256, (40, 28, 28)))
-    write_idx(raw / "train-labels-idx1-ubyte", np.arange(40) % 10)
-    return tmp_path
 
 
 def test_stratified_split_is_exact_disjoint_seeded_and_in_proportion():
@@ -145,42 +126,6 @@ def test_mnist_that_is_nowhere_is_refused_and_leaves_nothing(tmp_path, monkeypat
     with pytest.raises(UserError):
         load_splits(Data(dataset="mnist", root=str(root)), seed=0)
     assert root.exists(), "it was there before"
-
-
-@pytest.mark.parametrize("damage", ["truncated", "swapped", "empty", "text"])
-def test_damaged_mnist_is_refused_with_its_folder(small_mnist, damage):
-    images = small_mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    labels = images.with_name("train-labels-idx1-ubyte")
-    content = {
-        "truncated": images.read_bytes()[:-100],
-        "swapped": labels.read_bytes(),
-        "empty": b"",
-        "text": b"<html>404 not found</html>",
-    }
-    images.write_bytes(content[damage])
-    with pytest.raises(UserError, match="MNIST"):
-        load_splits(Data(dataset="mnist", root=str(small_mnist)), seed=0)
-
-
-def test_labels_that_do_not_fit_are_refused(small_mnist):
-    data = Data(dataset="mnist", root=str(small_mnist), validation=0)
-    assert len(load_splits(data, seed=0)["train"].labels) == 40
-    labels = small_mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte"
-    write_idx(labels, [*range(10), *[7] * 29, 255])
-    with pytest.raises(UserError, match="image 39 has the label 255"):
-        load_splits(data, seed=0)
-    write_idx(labels, np.arange(39) % 10)
-    with pytest.raises(UserError, match="40 images with 39 labels"):
-        load_splits(data, seed=0)
-
-
-def test_packed_files_with_a_wrong_checksum_are_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["https://127.0.0.1:9/"])
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"something else"))
-    with pytest.raises(UserError, match="missing or damaged"):
-        load_splits(Data(dataset="mnist", root=str(tmp_path)), seed=0)
 
 
 def numbered(count):

@@ -179,29 +179,6 @@ def test_test_py_agrees_with_the_validation_of_the_run_whatever_the_batch(digits
         assert report["loss"] == pytest.approx(validation["loss"], rel=1e-5)
 
 
-def test_a_loss_that_explodes_ends_the_run_with_code_3_and_no_bad_checkpoint(script):
-    result = script("train.py", "optimizer.lr=1e20", "--run-dir", "run")
-    assert result.code == 3
-    assert re.search(
-        r"error: the loss became infinite or NaN in epoch 1, by step 5, at lr", result.error
-    )
-    assert not Path("run/last.pt").exists()
-    assert json.loads(Path("run/run.json").read_text())["exit_reason"].startswith("NonFiniteError")
-
-
-def test_weights_that_explode_in_the_last_step_are_not_saved(script):
-    """The loss is that before the update, so it cannot tell."""
-    options = [
-        "train.epochs=1",
-        "data.limit=60",
-        "train.batch_size=64",
-        "schedule={name: constant}",
-    ]
-    result = script("train.py", *options, "optimizer.lr=1e38", "--run-dir", "run")
-    assert result.code == 3 and "by step 1, at lr 1e+38" in result.error
-    assert not list(Path("run").glob("*.pt")) and Path("run/metrics.jsonl").read_text() == ""
-
-
 def by_hand(config, train_split, val_split):
     """What train.py should do, written out: plain loops, our orders of randomness, torch's own loss and SGD."""
     val_images = (val_split.images / 255 - 0.3057) / 0.3248
@@ -313,44 +290,20 @@ def test_training_leaves_garbage_in_the_place_of_the_test_files_alone(mnist_root
     assert moved.code == 0, moved.error
 
 
-def test_ctrl_c_ends_with_code_130(tmp_path):
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+    """A process of its own, as a user has it; tests/faults has every moment and every signal."""
     command = [sys.executable, str(PROJECT / "train.py"), "train.epochs=1000", "--run-dir", "run"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    while "epoch    2" not in process.stdout.readline():  # the first has been saved then
+    while "epoch    2" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (130, "interrupted\n")
-    assert (
-        json.loads((tmp_path / "run" / "run.json").read_text())["exit_reason"]
-        == "KeyboardInterrupt"
-    )
-    assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] >= 1
-
-
-def test_a_checkpoint_that_does_not_fit_the_project_is_refused(digits_run, script):
-    checkpoint = load_checkpoint(digits_run / "best.pt")
-    weights = dict(checkpoint["model"])
-    weights["features.0.weight"] = weights["features.0.weight"][:5]
-    changed = {
-        "its weights do not fit": {"model": weights},
-        "its config": {"config": [1]},
-        "unknown key": {"config": checkpoint["config"] | {"other": 1}},
-        "its data": {"data": {"classes": ["a"]}},
-    }
-    for message, change in changed.items():
-        torch.save(checkpoint | change, "changed.pt")
-        tested = script("test.py", "--ckpt", "changed.pt")
-        assert tested.code == 2 and message in tested.error and tested.error.count("\n") == 1
-    size = {
-        "config": checkpoint["config"] | {"data": checkpoint["config"]["data"] | {"image_size": 20}}
-    }
-    torch.save(checkpoint | size, "changed.pt")
-    tested = script("test.py", "--ckpt", "changed.pt")
-    assert tested.code == 2 and "the images are 1x20x20" in tested.error
+    assert process.returncode == 130
+    assert error == "stopped by SIGINT; python train.py --resume run goes on\n"
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] >= 2
 
 
 def test_folding_is_the_default_and_changes_no_prediction(digits_run, script):
@@ -403,13 +356,6 @@ def test_a_mistake_ends_training_with_code_2_one_line_and_nothing_written(script
     assert result.error.count("\n") == 1 and result.error.startswith("error: ")
     assert BAD_TRAIN[argument] in result.error
     assert not list(Path().iterdir())
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_device_that_is_not_there_is_refused(script):
-    result = script("train.py", "device=cuda")
-    assert (result.code, list(Path().iterdir())) == (2, [])
-    assert "device = cuda" in result.error and "available: auto" in result.error
 
 
 @pytest.mark.parametrize(
