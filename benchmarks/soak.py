@@ -47,7 +47,9 @@ def main() -> int:
             time.sleep(0.1)
         if process.returncode != 0:
             raise SystemExit("the run failed")
-    done, resident, files = np.array([row for row in rows if row[0] >= steps / 2]).T
+    done, resident, files = np.array(
+        [row for row in rows if steps / 2 <= row[0] < steps]
+    ).T  # not its end
     slope = np.polyfit(done / 1000, resident / 1000, 1)[0]
     report = {
         "steps": steps,
