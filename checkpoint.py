@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from config import Config
 from configure import config_from_dict
@@ -73,6 +73,13 @@ def find_checkpoint(path: Path | None) -> Path:
         instead = f"; {path / 'last.pt'} is there" if (path / "last.pt").is_file() else ""
         raise UserError(f"{path}: this folder holds no best.pt{instead}")
     return path / "best.pt"
+
+
+def find_seeds(path: Path | None) -> list[Path]:
+    """The checkpoints to judge of the runs in `path`, if `train.py --seeds` made that folder; else none."""
+    if path is None or (path / "best.pt").exists():
+        return []
+    return sorted(path.glob("seed_*/best.pt"), key=lambda file: int(file.parent.name[5:]))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -149,33 +156,33 @@ def parse_config(path: Path, checkpoint: dict[str, Any]) -> Config:
     return config_from_dict(checkpoint["config"], lambda key: f"{path}, its config")
 
 
-def load_weights(checkpoint: dict[str, Any], model: nn.Module) -> None:
+def load_weights(weights: dict[str, Tensor], model: nn.Module) -> None:
     """Raises UserError where model.py no longer makes a network that the weights fit."""
     try:
-        model.load_state_dict(checkpoint["model"])
+        model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
             f"the checkpoint's weights do not fit the network as model.py has it now: {error}"
         ) from None
 
 
-def load_state(
-    checkpoint: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data_sha256: str,
-) -> Progress:
-    """Set `model` and `optimizer` to what they were, and say how far the run had come.
+def load_state(checkpoint: dict[str, Any], parts: dict[str, Any], data_sha256: str) -> Progress:
+    """Set each of `parts` (model, optimizer ...) to what it was, and say how far the run had come.
 
     Raises UserError where the images, or the networks and optimizers of this version, are others.
     """
     if checkpoint["data_sha256"] != data_sha256:
         raise UserError("the images are not those that the run began with: their checksum differs")
-    load_weights(checkpoint, model)
     try:
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        for name, part in parts.items():
+            if isinstance(part, nn.Module):
+                load_weights(checkpoint[name], part)
+            else:
+                part.load_state_dict(checkpoint[name])
         return TypeAdapter(Progress).validate_python({key: checkpoint[key] for key in POSITION})
     except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"the checkpoint's state does not fit this version: {error}") from None
 
 
@@ -193,7 +200,7 @@ def restore(path: Path) -> tuple[dict[str, Any], Config, DataInfo, nn.Module]:
     arguments = config.model.arguments(trained=True)
     model = build_model(config.model.name, info.image_shape, len(info.classes), **arguments)
     try:
-        load_weights(checkpoint, model)
+        load_weights(checkpoint.get("ema", checkpoint["model"]), model)  # what was validated
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return checkpoint, config, info, model

@@ -99,6 +99,30 @@ class Train(Section):
     checkpoint_every: (
         Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SECONDS)] | None
     ) = Field(None, description="steps, or seconds as in 60s; null = each epoch")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
+    clip_norm: float | None = Field(None, gt=0, description="most that the gradient's norm may be")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share kept of the weights' mean each step; the mean is judged",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better validation before it stops"
+    )
+    overfit_batches: int | None = Field(
+        None, ge=1, description="train and validate on these few batches: can it learn at all?"
+    )
+    channels_last: bool = Field(False, description="lay images out as (N, H, W, C) in memory")
+    compile: bool = Field(False, description="torch.compile, which takes a minute at the start")
+
+    @model_validator(mode="after")
+    def check_patience(self) -> "Train":
+        if self.patience is not None and self.patience >= self.epochs:
+            raise ValueError(
+                f"patience = {self.patience}: cannot act in {self.epochs} epochs; it should be less"
+            )
+        return self
 
 
 class Log(Section):
@@ -135,7 +159,7 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto = the fastest here"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto = bf16 where the device multiplies it natively, else fp32"
     )
     data: Data = Data()
@@ -145,6 +169,14 @@ class Config(Section):
     schedule: OneCycle | Constant = Field(OneCycle(), discriminator="name")
     train: Train = Train()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def check_validation(self) -> "Config":
+        if self.train.patience is not None and self.data.validation == 0:
+            raise ValueError(
+                "train.patience: cannot act without validation images (data.validation)"
+            )
+        return self
 
     @model_validator(mode="after")
     def check_name(self) -> "Config":

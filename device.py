@@ -21,12 +21,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that `name` (auto, fp32, bf16) means on `device`: bfloat16 stands for autocast to it."""
+    """The type that `name` (auto, fp32, bf16, fp16) means on `device`: but for float32, autocast to it."""
     if name == "auto":
         return torch.bfloat16 if multiplies_bf16(device) else torch.float32
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError("precision = bf16: this GPU does not support it (allowed here: auto, fp32)")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+        raise UserError(
+            "precision = bf16: this GPU does not support it (allowed here: auto, fp32, fp16)"
+        )
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def multiplies_bf16(device: torch.device) -> bool:

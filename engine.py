@@ -1,10 +1,13 @@
 """The two loops, side by side."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from config import Train
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (B, classes), labels (B,) -> their mean loss
 
@@ -32,27 +35,41 @@ def train_one_epoch(
     optimizer: torch.optim.Optimizer,
     lr_at: Callable[[int], float],
     precision: torch.dtype,
+    options: Train = Train(),  # noqa: B008  it is frozen
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Iterator[Update]:
-    """Train `model` on `batches` of (step, images, labels), and yield after each step."""
+    """Train `model` on `batches` of (step, images, labels), and yield after each step.
+
+    With `options.accumulate` the images of a step are worked off in that many parts, each of which counts
+    by its own size. `scaler` keeps the small gradients of float16 from vanishing.
+    """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
     model.train()
     for step, images, labels in batches:
         lr = lr_at(step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
 
-        with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
-            outputs = model(images)
-            logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-            loss = loss_fn(logits, labels)
-            for weight, extra_logits in auxiliary:
-                loss = loss + weight * loss_fn(extra_logits, labels)
-
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-        correct = (logits.detach().argmax(1) == labels).sum()
-        yield Update(step + 1, lr, loss.detach(), correct, len(labels))
+        loss = correct = torch.zeros((), device=images.device)
+        parts = min(options.accumulate, math.ceil(len(labels) / options.batch_size))
+        for part, truth in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+                outputs = model(part)
+                logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+                part_loss = loss_fn(logits, truth)
+                for weight, extra_logits in auxiliary:
+                    part_loss = part_loss + weight * loss_fn(extra_logits, truth)
+            part_loss = part_loss * (len(truth) / len(labels))
+            scaler.scale(part_loss).backward()
+            loss = loss + part_loss.detach()
+            correct = correct + (logits.detach().argmax(1) == truth).sum()
+        if options.clip_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        yield Update(step + 1, lr, loss, correct, len(labels))
 
 
 @torch.inference_mode()

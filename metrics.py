@@ -1,7 +1,7 @@
 """What a confusion matrix says of a classifier, and how sure one can be of it."""
 
-from statistics import NormalDist
-from typing import Any
+from statistics import NormalDist, mean, stdev
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,3 +40,24 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class Mean(NamedTuple):
+    """Of figures of several seeds: their mean, their standard deviation, and where the true mean lies."""
+
+    mean: float
+    sd: float
+    ci95: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = self.ci95
+        return f"{self.mean:.2%} ± {self.sd:.2%} (mean ± sd; 95% interval of the mean {low:.2%} to {high:.2%})"
+
+
+def mean_of_seeds(values: list[float]) -> Mean:
+    """Mean and sd of at least two `values`, and the 95% interval of the mean by Student's t."""
+    from scipy.stats import t
+
+    centre, sd = mean(values), stdev(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * sd / len(values) ** 0.5
+    return Mean(centre, sd, (centre - half, centre + half))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from checkpoint import Progress
@@ -182,14 +182,13 @@ class Record:
                 f"{self.run_dir} has the checkpoints from before, if any"
             )
 
-    def check_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Raises NonFiniteError for weights, or memories of an optimizer, that are not fit to be saved."""
-        tensors = list(model.state_dict().items())
-        for state in optimizer.state.values():
-            tensors += [(f"the optimizer's {name}", value) for name, value in state.items()]
-        for name, value in tensors:
-            if isinstance(value, Tensor):
-                self.check_finite(name, bool(value.isfinite().all()))
+    def check_state(self, state: Any, name: str = "") -> None:
+        """Raises NonFiniteError for a tensor anywhere in `state` that is not fit to be saved."""
+        if isinstance(state, dict):
+            for key, value in state.items():
+                self.check_state(value, f"{name}.{key}" if name else str(key))
+        elif isinstance(state, Tensor):
+            self.check_finite(name, bool(state.isfinite().all()))
 
     def end_epoch(self, validation: Evaluation | None, lr: float) -> dict[str, Any]:
         """Write the epoch's line of metrics.jsonl and its points of the validation curves.

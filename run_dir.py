@@ -23,7 +23,7 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
         if run_dir is None:
             parent = Path("runs") / config.name
             parent.mkdir(parents=True, exist_ok=True)
-            run_dir = first_new(parent, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+            run_dir = first_new(parent, f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
         else:
             run_dir.mkdir(parents=True, exist_ok=True)
             if any(run_dir.iterdir()):
@@ -44,6 +44,23 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
                 run_dir.rmdir()
         raise UserError(f"cannot create the run folder: {error}") from None
     return run_dir
+
+
+def create_parent(config: Config, parent: Path | None, again: bool) -> Path:
+    """Create the folder for runs of several seeds, by default runs/<name>/<time>_seeds; `again`: it may be there."""
+    try:
+        if parent is None:
+            runs = Path("runs") / config.name
+            runs.mkdir(parents=True, exist_ok=True)
+            return first_new(runs, f"{datetime.now():%Y-%m-%d_%H-%M-%S}_seeds")
+        parent.mkdir(parents=True, exist_ok=True)
+        if any(parent.iterdir()) and not again:
+            raise UserError(
+                f"--run-dir {parent}: should name a new or an empty folder (--resume auto goes on with its runs)"
+            )
+    except OSError as error:
+        raise UserError(f"cannot create the run folder: {error}") from None
+    return parent
 
 
 def first_new(parent: Path, name: str) -> Path:

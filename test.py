@@ -123,7 +123,7 @@ def main() -> None:
         nargs="?",
         type=Path,
         metavar="RUN",
-        help="run folder or .pt file; default: the newest run",
+        help="run folder, folder of several seeds, or .pt file; default: the newest run",
     )
     parser.add_argument(
         "--split", default="test", choices=["train", "val", "test"], help="default: test"
@@ -148,23 +148,46 @@ def main() -> None:
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
 
-    from checkpoint import find_checkpoint
+    from checkpoint import find_checkpoint, find_seeds
     from files import write_json
+    from metrics import mean_of_seeds
 
-    path = find_checkpoint(args.ckpt)
+    paths = find_seeds(args.ckpt) or [find_checkpoint(args.ckpt)]
     copy = None if args.json in (None, "-") else Path(args.json)
     if copy and (copy.is_dir() or not copy.parent.is_dir()):
         raise UserError(f"--json {args.json}: should name a file in a folder that exists")
-    report = judge(path, args.split, args.data_root, args.device, args.batch_size, args.fold)
+    reports = []
+    for path in paths:
+        report = judge(path, args.split, args.data_root, args.device, args.batch_size, args.fold)
+        reports.append(report)
+        if len(paths) > 1 and args.json != "-":
+            print(
+                f"{path}: {report['correct']:,} of {report['n']:,} correct, {report['accuracy']:.2%}"
+            )
+    result, folders = reports[0], [path.parent for path in paths]
+    if len(paths) > 1:
+        accuracies = [report["accuracy"] for report in reports]
+        seeds = mean_of_seeds(accuracies)
+        result = {key: reports[0][key] for key in ("dataset", "split", "n")} | {
+            "accuracy": seeds.mean,
+            "sd": seeds.sd,
+            "ci95": seeds.ci95,
+            "accuracies": accuracies,
+        }
+        folders.append(args.ckpt)
+        reports.append(result)
     if args.json == "-":
-        print(json.dumps(report, indent=2))
+        print(json.dumps(result, indent=2))
+    elif len(paths) > 1:
+        print(f"{result['dataset']}, {args.split} split: accuracy {seeds}")
     else:
-        print_report(report)
+        print_report(result)
     try:
         if copy:
-            copy.write_text(json.dumps(report, indent=2))
-        if (path.parent / "config.yaml").exists():  # a run folder
-            write_json(path.parent / f"{args.split}.json", report)
+            copy.write_text(json.dumps(result, indent=2))
+        for folder, report in zip(folders, reports, strict=True):
+            if (folder / "config.yaml").exists() or folder == args.ckpt:  # a run folder
+                write_json(folder / f"{args.split}.json", report)
     except OSError as error:
         raise UserError(f"cannot write the report: {error}") from None
 

@@ -14,7 +14,8 @@ import shlex
 import sys
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 from errors import ArgumentParser, UserError, exit_code
 from laps import Laps
@@ -41,10 +42,12 @@ def train(
     from dataclasses import asdict
 
     import torch
+    from torch import nn
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
     from tqdm import tqdm
 
     from checkpoint import Due, Progress, load_state, save_checkpoint
-    from dataset import Batches, checksum, data_info, load_splits
+    from dataset import Batches, Split, checksum, data_info, load_splits
     from device import pick_device, pick_precision
     from engine import evaluate, train_one_epoch
     from layer_table import by, summary
@@ -61,11 +64,13 @@ def train(
 
     # data: the training images and, carved from them, the validation images
     splits = load_splits(config.data, config.seed)
+    batch_size = config.train.batch_size
+    if config.train.overfit_batches:
+        few = slice(config.train.overfit_batches * batch_size)
+        splits = dict.fromkeys(("train", "val"), Split(*(part[few] for part in splits["train"])))
     info, data_sha256 = data_info(config.data, splits["train"]), checksum(splits)
-    train_batches = Batches(splits["train"], info, config.train.batch_size, device)
-    val_batches = None
-    if "val" in splits:
-        val_batches = Batches(splits["val"], info, config.train.batch_size, device)
+    train_batches = Batches(splits["train"], info, batch_size * config.train.accumulate, device)
+    val_batches = Batches(splits["val"], info, batch_size, device) if "val" in splits else None
     laps("data")
 
     # network, loss, optimizer; the learning rate is a function of the step
@@ -73,9 +78,19 @@ def train(
     checkpoint = resume.checkpoint if resume else None
     arguments = config.model.arguments(trained=checkpoint is not None)
     model = build_model(config.model.name, info.image_shape, len(info.classes), **arguments)
-    model = model.to(device)
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model = model.to(device).to(memory_format=layout)
     loss_fn = build_loss(config.loss)
     optimizer = build_optimizer(config.optimizer, model)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    ema = None
+    if config.train.ema:
+        average = get_ema_multi_avg_fn(config.train.ema)
+        ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        parts["ema"] = ema.module
+    judged = ema.module if ema else model
+    trained = cast(nn.Module, torch.compile(model)) if config.train.compile else model
     epochs, steps_per_epoch = config.train.epochs, len(train_batches)
     steps = epochs * steps_per_epoch
 
@@ -84,7 +99,9 @@ def train(
 
     progress = Progress()
     if checkpoint:
-        progress = load_state(checkpoint, model, optimizer, data_sha256)
+        progress = load_state(checkpoint, parts, data_sha256)
+        if ema:
+            ema.n_averaged.fill_(1)  # from 0 it would begin anew
 
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
     earlier = read_facts(resume.run_dir) if resume else None
@@ -109,36 +126,43 @@ def train(
     ):
         if resume:
             rewrite_config(config, run_dir)
-        due = Due(config.train.checkpoint_every)
+        due, patience = Due(config.train.checkpoint_every), config.train.patience
         saved = (progress.epoch, progress.step)
 
         def save(name: str) -> None:
             nonlocal saved
-            record.check_state(model, optimizer)
-            record.flush()
             mid_epoch = progress.step > progress.epoch * steps_per_epoch
             progress.partial = record.partial() if mid_epoch else None
             checkpoint = asdict(progress) | {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
                 "config": config.model_dump(mode="json"),
                 "data": asdict(info),
                 "data_sha256": data_sha256,
             }
+            checkpoint |= {name: part.state_dict() for name, part in parts.items()}
+            record.check_state(checkpoint)
+            record.flush()
             save_checkpoint(run_dir / name, checkpoint)
-            saved = (progress.epoch, progress.step)
+            if name == "last.pt":
+                saved = (progress.epoch, progress.step)
             laps("saving")
 
         try:
             for epoch in range(progress.epoch + 1, epochs + 1):
+                if patience and progress.epoch - progress.best_epoch >= patience:
+                    bar.write(f"no better validation for {patience} epochs: it stops")
+                    break
                 done = progress.step - progress.epoch * steps_per_epoch
                 record.start_epoch(epoch, progress.partial if done else None)
                 batches = train_batches.shuffled(
                     config.seed, epoch - 1, config.data.augment, start=done
                 )
-                updates = train_one_epoch(model, batches, loss_fn, optimizer, lr_at, precision)
+                updates = train_one_epoch(
+                    trained, batches, loss_fn, optimizer, lr_at, precision, config.train, scaler
+                )
                 for update in updates:
                     progress.step = update.step
+                    if ema:
+                        ema.update_parameters(model)
                     record.update(update)
                     bar.update()
                     if update.step < epoch * steps_per_epoch and due(update.step):
@@ -149,7 +173,7 @@ def train(
 
                 validation = None
                 if val_batches:
-                    validation = evaluate(model, request.until(val_batches), loss_fn, precision)
+                    validation = evaluate(judged, request.until(val_batches), loss_fn, precision)
                 laps("validation")
                 row = record.end_epoch(validation, lr_at(progress.step - 1))
                 bar.write(epoch_line(row, epochs))
@@ -161,10 +185,12 @@ def train(
                 if score > progress.best_score:
                     progress.best_epoch, progress.best_score = epoch, score
                     save("best.pt")  # before last.pt, which says that it is there
-                if due(progress.step, epoch_is_over=True) or epoch == epochs:
+                if due(progress.step, epoch_is_over=True):
                     save("last.pt")
                 if epoch < epochs:
                     request.check()
+            if saved != (progress.epoch, progress.step):
+                save("last.pt")
         except Stopped as stop:
             laps("training")
             if saved != (progress.epoch, progress.step):
@@ -176,10 +202,45 @@ def train(
         f"best.pt: epoch {progress.best_epoch}"
         + (f", validation accuracy {progress.best_score[0]:.2%}" if val_batches else "")
     )
-    folder = shlex.quote(str(run_dir))
-    print(f"next: python test.py --ckpt {folder}")
-    print(f"      tensorboard --logdir {'runs' if run_dir.parts[0] == 'runs' else folder}")
     return run_dir
+
+
+def train_seeds(config: Config, seeds: int, run_dir: Path | None, resume: bool) -> Path:
+    """A run for each of `seeds` seeds, in run_dir/seed_0 and so on, and what they came to in validation.
+
+    With `resume` finished runs stay, and unfinished ones go on. Returns the folder of them all.
+    """
+    from checkpoint import load_checkpoint
+    from metrics import mean_of_seeds
+    from resume import is_finished, resume_newest
+    from run_dir import create_parent
+    from signals import Stopped
+
+    run_dir = create_parent(config, run_dir, resume)
+    accuracies = []
+    for seed in range(config.seed, config.seed + seeds):
+        one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"
+        earlier = resume_newest(one, folder) if resume else None
+        print(f"seed {seed}: {folder}")
+        if not (earlier and is_finished(earlier, one)):
+            try:
+                train(one, folder, resume=earlier)
+            except Stopped as stop:
+                note = f"the same command with --run-dir {shlex.quote(str(run_dir))} --resume auto goes on"
+                raise Stopped(stop.number, note) from None
+        accuracies.append(load_checkpoint(folder / "best.pt")["validation"]["accuracy"])
+    if None not in accuracies:
+        print(f"validation accuracy of {seeds} seeds: {mean_of_seeds(accuracies)}")
+    return run_dir
+
+
+def dry_run(config: Config, laps: Laps) -> None:
+    """A run of one step, with its validation and its files, in a folder that goes again."""
+    one = {"epochs": 1, "overfit_batches": 1, "checkpoint_every": None, "patience": None}
+    section = config.train.model_copy(update=one)
+    with TemporaryDirectory() as folder:
+        train(config.model_copy(update={"train": section}), Path(folder, "run"), laps)
+    print("dry run: one step, its validation and its files work; nothing was kept")
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
@@ -213,6 +274,15 @@ def main() -> None:
         help="the run folder to go on with; auto: the newest unfinished run of the config, or a new one",
     )
     parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="train N times, from the seed on, and say what the mean is",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="one step of everything, and nothing kept"
+    )
+    parser.add_argument(
         "--print-config", action="store_true", help="print the whole config and stop"
     )
     parser.add_argument(
@@ -224,6 +294,13 @@ def main() -> None:
     if going_on and args.run_dir:
         raise UserError("--run-dir and --resume RUN: the run goes on in its own folder")
 
+    if args.seeds is not None and args.seeds < 2:
+        raise UserError(f"--seeds {args.seeds}: should be at least 2")
+    if args.seeds and going_on:
+        raise UserError("--seeds and --resume RUN: allowed is --resume auto with --run-dir")
+    if args.seeds and args.resume and not args.run_dir:
+        raise UserError("--seeds and --resume auto: --run-dir should name the folder of the runs")
+
     laps = Laps()
     from config import to_yaml
     from configure import load_config
@@ -234,15 +311,24 @@ def main() -> None:
     if args.print_config:
         print(to_yaml(config), end="")
         return
+    if args.dry_run:
+        dry_run(config, laps)
+        return
     resume = None
     if going_on:
         resume = resume_run(Path(args.resume), config)
-    elif args.resume:
+    elif args.resume and not args.seeds:
         resume = resume_newest(config, args.run_dir)
     if resume and is_finished(resume, config):
         print(f"{resume.run_dir}: finished, {config.train.epochs} epochs; nothing to do")
         return
-    train(config, args.run_dir, laps, resume)
+    if args.seeds:
+        run_dir = train_seeds(config, args.seeds, args.run_dir, args.resume == "auto")
+    else:
+        run_dir = train(config, args.run_dir, laps, resume)
+    folder = shlex.quote(str(run_dir))
+    print(f"next: python test.py --ckpt {folder}")
+    print(f"      tensorboard --logdir {'runs' if run_dir.parts[0] == 'runs' else folder}")
 
 
 if __name__ == "__main__":

@@ -130,3 +130,16 @@ def undisturbed(tmp_path_factory):
     return train_script.train(
         load_config("digits.yaml", SHORT), tmp_path_factory.mktemp("undisturbed") / "run"
     )
+
+
+def after(monkeypatch, owner, name, calls, act):
+    """Let `act()` happen right before the call number `calls` of owner.name."""
+    function, made = getattr(owner, name), []
+
+    def counted(*arguments, **options):
+        made.append(None)
+        if len(made) == calls:
+            act()
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counted)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, SHORT, STEPS_PER_EPOCH, differences_of_runs
+from conftest import PROJECT, SHORT, STEPS_PER_EPOCH, after, differences_of_runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import checkpoint as checkpoints
@@ -24,19 +24,6 @@ ALL_STEPS = 3 * STEPS_PER_EPOCH
 
 class Crash(Exception):
     pass
-
-
-def after(monkeypatch, owner, name, calls, act):
-    """Let `act()` happen right before the call number `calls` of owner.name."""
-    function, made = getattr(owner, name), []
-
-    def counted(*arguments, **options):
-        made.append(None)
-        if len(made) == calls:
-            act()
-        return function(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, counted)
 
 
 def crash():
