@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,7 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
     """Create `run_dir`, by default runs/<name>/<time>, with its config.yaml; no two runs share a folder."""
     try:
         if run_dir is None:
-            parent = Path("runs") / config.name
-            parent.mkdir(parents=True, exist_ok=True)
-            run_dir = first_new(parent, f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+            run_dir = create_dated_dir(config)
         else:
             run_dir.mkdir(parents=True, exist_ok=True)
             if any(run_dir.iterdir()):
@@ -46,33 +45,34 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
     return run_dir
 
 
-def create_parent(config: Config, parent: Path | None, again: bool) -> Path:
-    """Create the folder for runs of several seeds, by default runs/<name>/<time>_seeds; `again`: it may be there."""
+def create_seeds_dir(config: Config, run_dir: Path | None, again: bool) -> Path:
+    """Create the folder for runs of several seeds, by default runs/<name>/seeds_<time>; `again`: it may be there."""
+    if run_dir is None:
+        return create_dated_dir(config, "seeds_")
     try:
-        if parent is None:
-            runs = Path("runs") / config.name
-            runs.mkdir(parents=True, exist_ok=True)
-            return first_new(runs, f"{datetime.now():%Y-%m-%d_%H-%M-%S}_seeds")
-        parent.mkdir(parents=True, exist_ok=True)
-        if any(parent.iterdir()) and not again:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if any(run_dir.iterdir()) and not again:
             raise UserError(
-                f"--run-dir {parent}: should name a new or an empty folder (--resume auto goes on with its runs)"
+                f"--run-dir {run_dir}: should name a new or an empty folder (--resume auto goes on with its runs)"
             )
     except OSError as error:
         raise UserError(f"cannot create the run folder: {error}") from None
-    return parent
+    return run_dir
 
 
-def first_new(parent: Path, name: str) -> Path:
-    """Create parent/name, or parent/name_2, name_3 ... if another run was faster."""
-    run_dir, n = parent / name, 1
-    while True:
-        try:
-            run_dir.mkdir()
-            return run_dir
-        except FileExistsError:
-            n += 1
-            run_dir = parent / f"{name}_{n}"
+def create_dated_dir(config: Config, prefix: str = "") -> Path:
+    """Create runs/<name>/<prefix><time>, or <time>_2, _3 ... if another run was faster. Raises UserError."""
+    folder = Path("runs") / config.name / f"{prefix}{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for n in count(1):
+            run_dir = folder if n == 1 else folder.with_name(f"{folder.name}_{n}")
+            with suppress(FileExistsError):
+                run_dir.mkdir()
+                break
+    except OSError as error:
+        raise UserError(f"cannot create the run folder: {error}") from None
+    return run_dir
 
 
 def rewrite_config(config: Config, run_dir: Path) -> None:

@@ -213,10 +213,10 @@ def train_seeds(config: Config, seeds: int, run_dir: Path | None, resume: bool) 
     from checkpoint import load_checkpoint
     from metrics import mean_of_seeds
     from resume import is_finished, resume_newest
-    from run_dir import create_parent
+    from run_dir import create_seeds_dir
     from signals import Stopped
 
-    run_dir = create_parent(config, run_dir, resume)
+    run_dir = create_seeds_dir(config, run_dir, resume)
     accuracies = []
     for seed in range(config.seed, config.seed + seeds):
         one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"

@@ -22,8 +22,9 @@ def checkpoints_are_finite(run):
         assert all(tensor.isfinite().all() for tensor in tensors)
 
 
-def test_fault_15_a_loss_that_explodes_ends_the_run_within_a_logging_interval(script):
-    options = ["optimizer.lr=1e20", "log.every=3", "train.checkpoint_every=1", "--run-dir", "run"]
+@pytest.mark.parametrize("every", [[], ["train.checkpoint_every=1"]])
+def test_fault_15_a_loss_that_explodes_ends_the_run_within_a_logging_interval(script, every):
+    options = ["optimizer.lr=1e20", "log.every=3", *every, "--run-dir", "run"]
     result = script("train.py", *options)
     assert result.code == 3
     assert re.search(
