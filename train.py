@@ -72,19 +72,22 @@ def train(
     torch.manual_seed(config.seed)
     checkpoint = resume.checkpoint if resume else None
     arguments = config.model.arguments(trained=checkpoint is not None)
-    model = build_model(config.model.name, info.image_shape, len(info.classes), **arguments)
-    model = model.to(device)
-    loss_fn = build_loss(config.loss)
+    logistic, num_classes = config.loss.logistic, len(info.classes)
+    model = build_model(
+        config.model.name, info.image_shape, num_classes, logistic=logistic, **arguments
+    ).to(device)
+    loss_fn = build_loss(config.loss, info).to(device)
     optimizer = build_optimizer(config.optimizer, model)
     epochs, steps_per_epoch = config.train.epochs, len(train_batches)
     steps = epochs * steps_per_epoch
 
-    def lr_at(step: int) -> float:
-        return learning_rate(config.schedule, config.optimizer.lr, step, steps)
-
     progress = Progress()
     if checkpoint:
         progress = load_state(checkpoint, model, optimizer, data_sha256)
+
+    def lr_at(step: int) -> float:
+        peak, val_losses = config.optimizer.lr, progress.val_losses
+        return learning_rate(config.schedule, peak, step, steps_per_epoch, epochs, val_losses)
 
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
     earlier = read_facts(resume.run_dir) if resume else None
@@ -134,7 +137,7 @@ def train(
                 done = progress.step - progress.epoch * steps_per_epoch
                 record.start_epoch(epoch, progress.partial if done else None)
                 batches = train_batches.shuffled(
-                    config.seed, epoch - 1, config.data.augment, start=done
+                    config.seed, epoch - 1, config.data.augment, done, config.data.sampling
                 )
                 updates = train_one_epoch(model, batches, loss_fn, optimizer, lr_at, precision)
                 for update in updates:
@@ -155,6 +158,8 @@ def train(
                 bar.write(epoch_line(row, epochs))
 
                 progress.epoch = epoch
+                if validation:
+                    progress.val_losses.append(validation.loss)
                 progress.validation = {"loss": row["val_loss"], "accuracy": row["val_accuracy"]}
                 # by validation accuracy, a tie by the loss; without validation images the last is best
                 score = (validation.accuracy, -validation.loss) if validation else (epoch, 0.0)
