@@ -148,7 +148,7 @@ def test_a_network_with_one_logistic_output_learns_and_is_judged_like_any_other(
     assert [sum(row) for row in report["confusion"]] == [c["support"] for c in report["per_class"]]
     assert all(row[i] > 100 for i, row in enumerate(report["confusion"]))
 
-    _, config, info, model = restore(Path("run/best.pt"))
+    _, _, info, model = restore(Path("run/best.pt"))
     last = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)][-1]
     assert last.out_features == 1
     images = torch.randn(20, *info.image_shape, generator=torch.Generator().manual_seed(0))
@@ -177,7 +177,7 @@ def test_the_loss_of_test_py_is_that_of_the_run_whatever_the_batch(script):
     ]
     assert script("train.py", *options, "--run-dir", "run").code == 0
     (row,) = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
-    checkpoint, config, info, _ = restore(Path("run/best.pt"))
+    _, config, info, _ = restore(Path("run/best.pt"))
     assert sum(info.class_counts) == 270 and len(info.class_counts) == 10
     assert build_loss(config.loss, info).weight.numel() == 10
     for batch_size in (1, 7, 1000):

@@ -51,11 +51,8 @@ def test_batches_are_balanced_by_seed_and_epoch_alone_and_resume_in_the_middle()
 
     whole = epoch(0, 1)
     assert [step for step, _, _ in whole] == list(range(len(batches), 2 * len(batches)))
-    assert sorted(torch.bincount(torch.tensor(sum((y for _, _, y in whole), []))).tolist()) == [
-        33,
-        33,
-        34,
-    ]
+    drawn = torch.tensor([label for _, _, labels in whole for label in labels])
+    assert sorted(torch.bincount(drawn).tolist()) == [33, 33, 34]
     assert epoch(0, 1) == whole and epoch(0, 1, start=3) == whole[3:]
     assert epoch(0, 2) != whole and epoch(1, 1) != whole
 
