@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from errors import UserError
 from files import is_sealed, write_sealed
 from model import build_model
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Progress:
         None  # the sums of an epoch begun (see Record), None between two
     )
     validation: dict[str, float | None] | None = None  # loss and accuracy of the last epoch
+    val_losses: list[float] = field(default_factory=list)  # of all epochs done
     best_epoch: int = 0
     best_score: tuple[float, float] = (
         -1.0,
@@ -40,7 +41,7 @@ class Progress:
     )  # accuracy and, where that is a tie, minus the loss
 
 
-POSITION = [field.name for field in fields(Progress)]
+POSITION = [each.name for each in fields(Progress)]
 KEYS = {"format", "model", "optimizer", *POSITION, "config", "data", "data_sha256"}
 
 
@@ -198,7 +199,13 @@ def restore(path: Path) -> tuple[dict[str, Any], Config, DataInfo, nn.Module]:
     except ValidationError as error:
         raise UserError(f"{path}: its data: {error}") from None
     arguments = config.model.arguments(trained=True)
-    model = build_model(config.model.name, info.image_shape, len(info.classes), **arguments)
+    model = build_model(
+        config.model.name,
+        info.image_shape,
+        len(info.classes),
+        logistic=config.loss.logistic,
+        **arguments,
+    )
     try:
         load_weights(checkpoint.get("ema", checkpoint["model"]), model)  # what was validated
     except UserError as error:

@@ -5,7 +5,8 @@ What only the data sets and networks know, `configure.py` adds: their names, and
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args, get_origin
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -44,6 +45,9 @@ class Data(Section):
     validation: int | float = Field(
         0.1, ge=0, description="images (int) or fraction (float) carved from train; 0 = none"
     )
+    sampling: Literal["natural", "balanced"] = Field(
+        "natural", description="balanced = an epoch has each class equally often"
+    )
     augment: Augment = Augment()
 
     @model_validator(mode="after")
@@ -56,9 +60,44 @@ class Data(Section):
         return self
 
 
-class CrossEntropy(Section):
+class Loss(Section):
+    """A loss, and what the rest of the program must know of it."""
+
+    takes_soft_labels: ClassVar[bool] = False  # labels as shares of all classes (B, classes) too
+    logistic: ClassVar[bool] = False  # for two classes that one output tells apart
+
+
+Positive = Annotated[float, Field(gt=0)]
+ClassWeights = Annotated[
+    list[Positive] | Literal["balanced"] | None,
+    Field(description="one a class; balanced = n / (classes * images of the class); null = alike"),
+]
+
+
+class CrossEntropy(Loss):
+    takes_soft_labels = True
+
     name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
+    class_weights: ClassWeights = None
+
+
+class MSE(Loss):
+    takes_soft_labels = True
+
+    name: Literal["mse"] = "mse"
+
+
+class BCE(Loss):
+    logistic = True
+
+    name: Literal["bce"] = "bce"
+
+
+class Focal(Loss):
+    name: Literal["focal"] = "focal"
+    gamma: float = Field(2.0, ge=0, description="how little easy images count; 0 = cross-entropy")
+    class_weights: ClassWeights = None
 
 
 class Group(Section):
@@ -69,28 +108,146 @@ class Group(Section):
     decay_mult: float = Field(1.0, ge=0, description="times the weight decay")
 
 
-class SGD(Section):
-    name: Literal["sgd"] = "sgd"
-    lr: float = Field(0.1, gt=0, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last update kept")
-    nesterov: bool = Field(False, description="look-ahead momentum")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty, on every parameter")
+class Optimizer(Section):
+    """What every optimizer takes; further keys are the arguments of the same name in torch.optim."""
+
+    name: str
+    lr: float = Field(gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
+    decay_norm_and_bias: bool = Field(
+        True, description="false = no weight decay on biases and normalisation"
+    )
     groups: list[Group] = Field([], description='{match: "features.*", lr_mult, decay_mult}, ...')
 
     @model_validator(mode="after")
-    def check_nesterov(self) -> "SGD":
+    def check_decay(self) -> "Optimizer":
+        if self.weight_decay == 0 and not self.decay_norm_and_bias:
+            raise ValueError("decay_norm_and_bias = false cannot act with weight_decay = 0")
+        if self.weight_decay == 0 and any(group.decay_mult != 1 for group in self.groups):
+            raise ValueError("groups with a decay_mult cannot act with weight_decay = 0")
+        return self
+
+
+class Momentum(Optimizer):
+    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last update kept")
+    nesterov: bool = Field(False, description="look-ahead momentum")
+
+    @model_validator(mode="after")
+    def check_nesterov(self) -> "Momentum":
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov = true cannot act with momentum = 0")
         return self
 
 
-class OneCycle(Section):
+class SGD(Momentum):
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(0.1, gt=0, description="peak learning rate")
+
+
+class Adagrad(Optimizer):
+    name: Literal["adagrad"] = "adagrad"
+    lr: float = Field(0.01, gt=0, description="peak learning rate")
+    lr_decay: float = Field(0.0, ge=0, description="lr / (1 + step * lr_decay)")
+    initial_accumulator_value: float = Field(0.0, ge=0, description="sum of squares at the start")
+    eps: float = Field(1e-10, gt=0, description="added to the denominator")
+
+
+class Adadelta(Optimizer):
+    name: Literal["adadelta"] = "adadelta"
+    lr: float = Field(1.0, gt=0, description="peak learning rate")
+    rho: float = Field(0.9, ge=0, lt=1, description="share of the mean squares kept")
+    eps: float = Field(1e-6, gt=0, description="added to the mean squares")
+
+
+class RMSprop(Optimizer):
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: float = Field(0.01, gt=0, description="peak learning rate")
+    alpha: float = Field(0.99, ge=0, lt=1, description="share of the mean squares kept")
+    eps: float = Field(1e-8, gt=0, description="added to the denominator")
+    momentum: float = Field(0.0, ge=0, lt=1, description="share of the last update kept")
+    centered: bool = Field(False, description="variance instead of the mean squares")
+
+
+class Adam(Optimizer):
+    name: Literal["adam"] = "adam"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        [0.9, 0.999], min_length=2, max_length=2, description="shares of the two moments kept"
+    )
+    eps: float = Field(1e-8, gt=0, description="added to the denominator")
+    amsgrad: bool = Field(False, description="the largest second moment so far counts")
+
+
+class AdamW(Adam):
+    name: Literal["adamw"] = "adamw"  # type: ignore[assignment]
+    weight_decay: float = Field(0.01, ge=0, description="share of a weight taken a step, times lr")
+
+
+class Muon(Momentum):
+    """Muon for the weights of hidden layers, AdamW with its defaults for all other parameters."""
+
+    name: Literal["muon"] = "muon"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.1, ge=0, description="share of a weight taken a step, times lr")
+    momentum: float = Field(0.95, ge=0, lt=1, description="share of the last update kept")
+    nesterov: bool = Field(True, description="look-ahead momentum")
+    ns_steps: int = Field(5, ge=1, lt=100, description="Newton-Schulz iterations")
+    adjust_lr_fn: Literal["match_rms_adamw", "original"] = Field(
+        "match_rms_adamw", description="how large a step of lr is: as AdamW's, or as Jordan's Muon"
+    )
+
+
+class Schedule(Section):
+    """How the learning rate goes on after a linear rise from zero to its peak."""
+
+    name: str
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps; rises linearly")
+
+
+class OneCycle(Schedule):
     name: Literal["one_cycle"] = "one_cycle"
     warmup: float = Field(0.2, ge=0, lt=1, description="share of all steps; then linear to zero")
 
 
-class Constant(Section):
+class Constant(Schedule):
     name: Literal["constant"] = "constant"
+
+
+class Step(Schedule):
+    name: Literal["step"] = "step"
+    step_size: int = Field(3, ge=1, description="epochs between two cuts")
+    gamma: float = Field(0.1, gt=0, lt=1, description="factor of a cut")
+
+
+class MultiStep(Schedule):
+    name: Literal["multistep"] = "multistep"
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(
+        [5, 8], min_length=1, description="epochs after which it is cut"
+    )
+    gamma: float = Field(0.1, gt=0, lt=1, description="factor of a cut")
+
+    @model_validator(mode="after")
+    def check_milestones(self) -> "MultiStep":
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones = {self.milestones}: each should be later than the last")
+        return self
+
+
+class Exponential(Schedule):
+    name: Literal["exponential"] = "exponential"
+    gamma: float = Field(0.9, gt=0, lt=1, description="factor from epoch to epoch")
+
+
+class Cosine(Schedule):
+    name: Literal["cosine"] = "cosine"
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
+
+
+class Plateau(Schedule):
+    name: Literal["plateau"] = "plateau"
+    factor: float = Field(0.1, gt=0, lt=1, description="factor of a cut")
+    patience: int = Field(2, ge=0, description="epochs without a better val_loss before a cut")
+    threshold: float = Field(1e-4, ge=0, lt=1, description="better = by more than this share")
 
 
 class Train(Section):
@@ -164,9 +321,13 @@ class Config(Section):
     )
     data: Data = Data()
     model: Named = Named(name="lenet")
-    loss: CrossEntropy = CrossEntropy()
-    optimizer: SGD = SGD()
-    schedule: OneCycle | Constant = Field(OneCycle(), discriminator="name")
+    loss: CrossEntropy | MSE | BCE | Focal = Field(CrossEntropy(), discriminator="name")
+    optimizer: SGD | Adagrad | Adadelta | RMSprop | Adam | AdamW | Muon = Field(
+        SGD(), discriminator="name"
+    )
+    schedule: OneCycle | Constant | Step | MultiStep | Exponential | Cosine | Plateau = Field(
+        OneCycle(), discriminator="name"
+    )
     train: Train = Train()
     log: Log = Log()
 
@@ -183,6 +344,34 @@ class Config(Section):
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(
                 f"name = {self.name!r}: should name a folder with letters, digits, '_', '-' and '.'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_schedule(self) -> "Config":
+        """Refuse what would not act before the last epoch is over."""
+        schedule, key, acts_after = self.schedule, "", 0  # epochs
+        match schedule:
+            case Step():
+                key, acts_after = f"step_size = {schedule.step_size}", schedule.step_size
+            case MultiStep():
+                key, acts_after = f"milestones = {schedule.milestones}", schedule.milestones[-1]
+            case Exponential():
+                key, acts_after = f"gamma = {schedule.gamma}", 1
+            case Plateau():
+                if self.data.validation == 0:
+                    raise ValueError("schedule.name = plateau cannot act with data.validation = 0")
+                # the first epoch sets the mark, and one more than `patience` must miss it
+                key, acts_after = f"patience = {schedule.patience}", schedule.patience + 2
+            case Cosine() if schedule.min_lr >= self.optimizer.lr:
+                raise ValueError(
+                    f"schedule.min_lr = {schedule.min_lr}: should be less than "
+                    f"optimizer.lr = {self.optimizer.lr}"
+                )
+        if acts_after >= self.train.epochs:
+            raise ValueError(
+                f"schedule.{key}: acts after {acts_after} epochs at the earliest, "
+                f"but train.epochs = {self.train.epochs}"
             )
         return self
 

@@ -141,9 +141,9 @@ def describe(
     key, value = written(complaint["loc"], values)
     kind = complaint["type"]
     if kind == "value_error":  # of a validator above, whose message begins with its own key
-        message = complaint["msg"].removeprefix("Value error, ")
-        key = (*key, message.split()[0])
-        message = "".join(f"{part}." for part in key[:-1]) + message
+        message = "".join(f"{part}." for part in key)
+        message += complaint["msg"].removeprefix("Value error, ")
+        key = tuple(message.split()[0].split("."))
     elif kind == "extra_forbidden":
         dotted = ".".join(key)
         message = f"unknown key {dotted!r}"
@@ -180,10 +180,12 @@ def written(location: tuple[int | str, ...], values: Any) -> tuple[tuple[str, ..
     """The key as the user wrote it, and its value: pydantic's locations also name types and variants."""
     key: tuple[str, ...] = ()
     for part in location:
-        if isinstance(values, dict) and part not in values:
-            continue
-        if isinstance(values, dict | list):
-            key, values = (*key, str(part)), values[part]  # type: ignore[index]
+        if isinstance(values, list):
+            is_key = isinstance(part, int)
+        else:
+            is_key = isinstance(values, dict) and part in values
+        if is_key:
+            key, values = (*key, str(part)), values[part]
     return key, values
 
 

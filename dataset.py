@@ -38,6 +38,7 @@ class DataInfo:
     mean: list[float]  # a channel, of pixels scaled to [0, 1]
     std: list[float]
     image_shape: tuple[int, int, int]  # (C, H, W)
+    class_counts: tuple[int, ...] = ()  # training images of each class, for the loss
 
 
 class DataSet(NamedTuple):
@@ -159,7 +160,12 @@ def data_info(data: Data, split: Split) -> DataInfo:
     dataset = DATASETS[data.dataset]
     _, channels, height, width = split.images.shape
     return DataInfo(
-        data.dataset, dataset.classes, dataset.mean, dataset.std, (channels, height, width)
+        data.dataset,
+        dataset.classes,
+        dataset.mean,
+        dataset.std,
+        (channels, height, width),
+        tuple(torch.bincount(split.labels, minlength=len(dataset.classes)).tolist()),
     )
 
 
@@ -235,14 +241,18 @@ class Batches:
             yield self.normalise(self.images[chosen]), self.labels[chosen]
 
     def shuffled(
-        self, seed: int, epoch: int, augment: Augment, start: int = 0
+        self, seed: int, epoch: int, augment: Augment, start: int = 0, sampling: str = "natural"
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Every image once, in the order of `epoch` (counted from 0) and augmented, as (step, images, labels).
 
-        The step counts from the start of the run; the first `start` batches of the epoch are left out. Torch's own generators are seeded from (seed, step), so
+        With "balanced" `sampling` there are as many images in all, but each class equally often. The step counts from the start of the run; the first `start` batches of the epoch are left out. Torch's own generators are seeded from (seed, step), so
         that augmentation, and dropout in the step that follows, depend on nothing that went before.
         """
-        order = torch.randperm(len(self.labels), generator=generator(seed, ORDER, epoch))
+        random = generator(seed, ORDER, epoch)
+        if sampling == "balanced":
+            order = balanced_order(self.labels.cpu(), random)
+        else:
+            order = torch.randperm(len(self.labels), generator=random)
         order = order.to(self.labels.device)
         for i in range(start, len(self)):
             last = i == len(self) - 1
@@ -256,6 +266,23 @@ class Batches:
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
+
+
+def balanced_order(labels: Tensor, random: torch.Generator) -> Tensor:
+    """Indices (N,) of `labels` (N,), shuffled: each class equally often to within one image.
+
+    No image of a class comes once more before all the others of its class have come.
+    """
+    classes = labels.unique()
+    places = torch.arange(len(labels)) % len(classes)
+    shares = torch.bincount(places)[torch.randperm(len(classes), generator=random)].tolist()
+    chosen = []
+    for label, share in zip(classes, shares, strict=True):
+        members = (labels == label).nonzero().flatten()
+        rounds = math.ceil(share / len(members))
+        orders = [torch.randperm(len(members), generator=random) for _ in range(rounds)]
+        chosen.append(members[torch.cat(orders)[:share]])
+    return torch.cat(chosen)[torch.randperm(len(labels), generator=random)]
 
 
 def shift(images: Tensor, pixels: int) -> Tensor:

@@ -79,20 +79,19 @@ def evaluate(
     loss_fn: Loss,
     precision: torch.dtype,
 ) -> Evaluation:
-    """Judge `model` on `batches` of (images, labels): sums over all images, divided once."""
+    """Judge `model` on `batches` of (images, labels), all of them together."""
     model.eval()
-    losses, correct, predictions = [], [], []
+    all_logits, all_labels = [], []
     for images, labels in batches:
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
-            logits = model(images)
-            loss = loss_fn(logits, labels)
-        losses.append(loss * len(labels))
-        predictions.append(logits.argmax(1))
-        correct.append((predictions[-1] == labels).sum())
+            all_logits.append(model(images))
+        all_labels.append(labels)
 
-    n = sum(map(len, predictions))
+    # at once, since with class weights the loss of all images is no mean over batches
+    logits, labels = torch.cat(all_logits).float(), torch.cat(all_labels)
+    predictions = logits.argmax(1)
     return Evaluation(
-        loss=torch.stack(losses).cpu().double().sum().item() / n,
-        accuracy=torch.stack(correct).sum().item() / n,
-        predictions=torch.cat(predictions).cpu(),
+        loss=loss_fn(logits, labels).item(),
+        accuracy=(predictions == labels).sum().item() / len(labels),
+        predictions=predictions.cpu(),
     )

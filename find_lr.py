@@ -49,9 +49,13 @@ def range_test(
     batches = Batches(split, info, config.train.batch_size * config.train.accumulate, device)
     torch.manual_seed(config.seed)
     shape, classes = info.image_shape, len(info.classes)
-    model = build_model(config.model.name, shape, classes, **config.model.arguments()).to(device)
+    arguments = {"logistic": config.loss.logistic} | config.model.arguments()
+    model = build_model(config.model.name, shape, classes, **arguments).to(device)
     optimizer = build_optimizer(config.optimizer, model)
-    epochs = (batches.shuffled(config.seed, epoch, config.data.augment) for epoch in count())
+    epochs = (
+        batches.shuffled(config.seed, epoch, config.data.augment, 0, config.data.sampling)
+        for epoch in count()
+    )
     some = islice(chain.from_iterable(epochs), steps)
 
     def lr_at(step: int) -> float:
@@ -60,7 +64,7 @@ def range_test(
     lrs: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    loss_fn = build_loss(config.loss)
+    loss_fn = build_loss(config.loss, info).to(device)
     updates = train_one_epoch(model, some, loss_fn, optimizer, lr_at, precision, config.train)
     for n, update in enumerate(updates, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * update.loss.item()

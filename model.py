@@ -550,20 +550,28 @@ def build_model(
     image_shape: ImageShape,
     num_classes: int,
     init: dict[str, Any] | None = None,
+    logistic: bool = False,
     **arguments: Any,
 ) -> nn.Module:
     """The network `name`, sized by the data, tried on one blank image and initialised as `init` says.
 
-    Raises UserError where the arguments make no network, or where a layer cannot take what reaches it, such
-    as a map smaller than its kernel.
+    A `logistic` network tells two classes apart by one output (see `two_logits`). Raises UserError where the
+    arguments make no network, or where a layer cannot take what reaches it, such as a map smaller than its
+    kernel.
     """
+    if logistic and num_classes != 2:
+        raise UserError(
+            f"loss.name = bce: one logistic output tells two classes apart, not {num_classes}"
+        )
     if init is not None and arguments.get("pretrained"):
         raise UserError(
             "model.init would replace the weights that model.pretrained = true asks for"
         )
     network = find_network(name)
     try:
-        model = network(image_shape, num_classes, **arguments)
+        model = network(image_shape, 1 if logistic else num_classes, **arguments)
+        if logistic:
+            model.register_forward_hook(two_logits)
         _, logits = trace(model, image_shape)
     except LayerError as error:
         message = f"model {name} cannot take {by(image_shape)} images: {error}"
@@ -582,6 +590,20 @@ def build_model(
     if init is not None:
         initialise(model, image_shape, **init)
     return model
+
+
+def two_logits(network: nn.Module, images: Any, outputs: Any) -> Any:
+    """A hook that gives one output z (B, 1) as the logits (0, z) of two classes (B, 2).
+
+    Their softmax is (1 - s, s) with the logistic function s of z, and the larger one is the second where
+    z > 0: whatever uses logits works as it is.
+    """
+    if isinstance(outputs, Tensor):
+        return torch.cat([torch.zeros_like(outputs), outputs], 1)
+    logits, *auxiliary = outputs
+    return two_logits(network, images, logits), *(
+        (weight, two_logits(network, images, extra)) for weight, extra in auxiliary
+    )
 
 
 def smallest_size(
@@ -624,7 +646,8 @@ def main() -> None:
 
     config = load_config(args.config, args.overrides)
     shape, classes = image_shape(config.data), len(DATASETS[config.data.dataset].classes)
-    model = build_model(config.model.name, shape, classes, **config.model.arguments())
+    arguments = {"logistic": config.loss.logistic} | config.model.arguments()
+    model = build_model(config.model.name, shape, classes, **arguments)
     print(layer_table(model, shape))
     print(
         "F, S, P, G: side of the window (with a dilation from its first pixel to its last), stride, padding,"

@@ -1,23 +1,55 @@
 """The optimizer, which layers it changes, and the learning rate it has at each step."""
 
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from config import SGD, Constant, OneCycle
+from config import (
+    Cosine,
+    Exponential,
+    Group,
+    MultiStep,
+    Muon,
+    OneCycle,
+    Optimizer,
+    Plateau,
+    Schedule,
+    Step,
+)
 from errors import UserError
 
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
 
-def build_optimizer(config: SGD, model: nn.Module) -> torch.optim.Optimizer:
+# where torch changes all weights in one kernel
+FUSED = {
+    "sgd": {"cpu", "cuda", "mps"},
+    "adagrad": {"cpu", "cuda"},
+    "adam": {"cpu", "cuda", "mps"},
+    "adamw": {"cpu", "cuda", "mps"},
+}
+
+
+def build_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of all parameters; those of a group with `lr_mult: 0` are frozen.
 
-    Raises UserError for a group that no parameter is left for.
+    Raises UserError for a group that no parameter is left for, and for Muon without a hidden layer.
     """
     rest = dict(model.named_parameters())
-    groups: list[dict[str, Any]] = []
+    chosen: list[tuple[Group, list[nn.Parameter]]] = []
     for group in config.groups:
         names = [name for name in rest if fnmatchcase(name, group.match)]
         if not names:
@@ -26,24 +58,98 @@ def build_optimizer(config: SGD, model: nn.Module) -> torch.optim.Optimizer:
                 f"optimizer.groups: {group.match!r} matches no parameter that an earlier group has left; "
                 f"the layers left are {', '.join(layers)}, each with .weight or .bias"
             )
-        parameters = [rest.pop(name) for name in names]
+        chosen.append((group, [rest.pop(name) for name in names]))
+    chosen.append((Group(match="*"), list(rest.values())))
+
+    groups: list[dict[str, Any]] = []
+    for group, parameters in chosen:
         if group.lr_mult == 0:
             for parameter in parameters:
                 parameter.requires_grad_(False)
-        else:
-            weight_decay = config.weight_decay * group.decay_mult
-            groups.append(
-                {"params": parameters, "lr_mult": group.lr_mult, "weight_decay": weight_decay}
-            )
-    if rest:
-        groups.append({"params": list(rest.values()), "lr_mult": 1.0})
+            continue
+        by_decay: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            spared = parameter.ndim <= 1 and not config.decay_norm_and_bias
+            decay = 0.0 if spared else config.weight_decay * group.decay_mult
+            by_decay.setdefault(decay, []).append(parameter)
+        for decay, parameters in by_decay.items():
+            groups.append({"params": parameters, "lr_mult": group.lr_mult, "weight_decay": decay})
     if not groups:
         raise UserError(
             "optimizer.groups: lr_mult = 0 for every parameter: nothing is left to train"
         )
     freeze_statistics(model)
-    arguments = config.model_dump(exclude={"name", "groups"})
-    return torch.optim.SGD(groups, fused=True, **arguments)
+    arguments = config.model_dump(exclude={"name", "groups", "decay_norm_and_bias"})
+    if isinstance(config, Muon):
+        return MuonAndAdamW(groups, hidden_weights(model), arguments)
+    if groups[0]["params"][0].device.type in FUSED.get(config.name, ()):
+        arguments["fused"] = True
+    return OPTIMIZERS[config.name](groups, **arguments)
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """torch's Muon for the `hidden` weights and torch's AdamW for the rest, with one state for both.
+
+    Sources: K. Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks (2024), which takes a
+    convolution's weights (C_out, C_in, H, W) as the matrix (C_out, C_in * H * W); Liu et al., Muon Is
+    Scalable for LLM Training (2025), whose `match_rms_adamw` lets both have one learning rate. Raises
+    UserError where no `hidden` weight is to be trained.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], hidden: set[Tensor], arguments: dict[str, Any]
+    ):
+        for_muon, for_adamw = (
+            [
+                group | {"params": [p for p in group["params"] if (p in hidden) == is_hidden]}
+                for group in groups
+            ]
+            for is_hidden in (True, False)
+        )
+        if not any(group["params"] for group in for_muon):
+            raise UserError(
+                "optimizer.name = muon: has nothing to train; it takes the weights of convolutions and linear "
+                "layers but those of the output layer"
+            )
+        matrices = [group | {"params": list(map(as_matrix, group["params"]))} for group in for_muon]
+        self.muon = torch.optim.Muon(matrices, **arguments)
+        for_muon = [
+            filled | {"params": group["params"]}
+            for filled, group in zip(self.muon.param_groups, for_muon, strict=True)
+        ]
+        self.adamw = torch.optim.AdamW(for_adamw, lr=arguments["lr"], fused=True)
+        super().__init__(for_muon + self.adamw.param_groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Lend both their groups and state, of which this optimizer alone is the owner."""
+        count = len(self.muon.param_groups)
+        for_muon, for_adamw = self.param_groups[:count], self.param_groups[count:]
+        matrices: dict[nn.Parameter, Tensor] = {}
+        for parameter in (p for group in for_muon for p in group["params"] if p.grad is not None):
+            matrices[parameter] = as_matrix(parameter)
+            matrices[parameter].grad = as_matrix(parameter.grad)
+        self.muon.param_groups = [
+            group | {"params": [matrices[p] for p in group["params"] if p in matrices]}
+            for group in for_muon
+        ]
+        self.muon.state = defaultdict(dict, {matrices[p]: self.state[p] for p in matrices})
+        self.muon.step()
+        for parameter, matrix in matrices.items():
+            parameter.copy_(matrix.view_as(parameter))  # flattening may have had to copy
+
+        self.adamw.param_groups, self.adamw.state = for_adamw, self.state
+        self.adamw.step()
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    return weight.detach().flatten(1)
+
+
+def hidden_weights(model: nn.Module) -> set[Tensor]:
+    """The weights of all convolutions and linear layers but of those as wide as the last: the outputs."""
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, _ConvNd | nn.Linear)]
+    return {weight for weight in weights if len(weight) != len(weights[-1])}
 
 
 def freeze_statistics(model: nn.Module) -> None:
@@ -59,15 +165,51 @@ def pin(layer: nn.Module) -> None:
     layer.train = lambda mode=True: layer  # type: ignore[method-assign]
 
 
-def learning_rate(schedule: OneCycle | Constant, peak: float, step: int, steps: int) -> float:
-    """The learning rate of `step` (from 0) in a run of `steps`: a pure function, so resuming needs no state.
+def learning_rate(
+    schedule: Schedule,
+    peak: float,
+    step: int,
+    steps_per_epoch: int,
+    epochs: int,
+    val_losses: Sequence[float] = (),
+) -> float:
+    """The learning rate of `step` (from 0): a pure function, so resuming needs no state.
 
-    `one_cycle` rises linearly to `peak` over its warm-up and falls linearly towards zero: the first phase
-    and the annihilation of Smith and Topin, Super-Convergence (2018), without the cycle of the momentum.
+    Over the warm-up it rises linearly to `peak`. `one_cycle` then falls linearly towards zero, the first
+    phase and the annihilation of Smith and Topin, Super-Convergence (2018), without the cycle of the
+    momentum; `cosine` falls along half a wave to min_lr (Loshchilov and Hutter, SGDR, 2017, without
+    restarts). The others change between epochs, counted from the start of the run, as the schedulers of
+    torch do; `plateau` needs the validation losses of all epochs before that of `step`.
     """
-    if isinstance(schedule, Constant):
-        return peak
+    steps, epoch = epochs * steps_per_epoch, step // steps_per_epoch
     warmup = schedule.warmup * steps
     if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    return peak * (steps - step) / (steps - warmup)
+        peak = peak * (step + 1) / (warmup + 1)
+    match schedule:
+        case OneCycle() if step >= warmup:
+            return peak * (steps - step) / (steps - warmup)
+        case Cosine() if step >= warmup:
+            wave = (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+            return schedule.min_lr + (peak - schedule.min_lr) * wave
+        case Step():
+            return peak * schedule.gamma ** (epoch // schedule.step_size)
+        case MultiStep():
+            return peak * schedule.gamma ** sum(epoch >= m for m in schedule.milestones)
+        case Exponential():
+            return peak * schedule.gamma**epoch
+        case Plateau():
+            return peak * schedule.factor ** cuts(schedule, val_losses[:epoch])
+    return peak
+
+
+def cuts(schedule: Plateau, val_losses: Sequence[float]) -> int:
+    """How often more than `patience` epochs in a row were not better than the best one before them."""
+    count, waiting, best = 0, 0, math.inf
+    for loss in val_losses:
+        if loss < best * (1 - schedule.threshold):
+            best, waiting = loss, 0
+        else:
+            waiting += 1
+        if waiting > schedule.patience:
+            count, waiting = count + 1, 0
+    return count

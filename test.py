@@ -64,7 +64,8 @@ def judge(
             times = gain(model, folded, first_images)
             folding = {"layers": count, "gain": times, "compared_images": len(first_images)}
             model = folded
-    evaluation = evaluate(model, batches, build_loss(config.loss), precision)
+    loss_fn = build_loss(config.loss, info).to(where)
+    evaluation = evaluate(model, batches, loss_fn, precision)
 
     confusion = confusion_matrix(labels, evaluation.predictions, len(info.classes))
     correct, n = int(confusion.diag().sum()), len(labels)

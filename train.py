@@ -77,10 +77,16 @@ def train(
     torch.manual_seed(config.seed)
     checkpoint = resume.checkpoint if resume else None
     arguments = config.model.arguments(trained=checkpoint is not None)
-    model = build_model(config.model.name, info.image_shape, len(info.classes), **arguments)
+    model = build_model(
+        config.model.name,
+        info.image_shape,
+        len(info.classes),
+        logistic=config.loss.logistic,
+        **arguments,
+    )
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = model.to(device).to(memory_format=layout)
-    loss_fn = build_loss(config.loss)
+    loss_fn = build_loss(config.loss, info).to(device)
     optimizer = build_optimizer(config.optimizer, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scaler": scaler}
@@ -94,14 +100,15 @@ def train(
     epochs, steps_per_epoch = config.train.epochs, len(train_batches)
     steps = epochs * steps_per_epoch
 
-    def lr_at(step: int) -> float:
-        return learning_rate(config.schedule, config.optimizer.lr, step, steps)
-
     progress = Progress()
     if checkpoint:
         progress = load_state(checkpoint, parts, data_sha256)
         if ema:
             ema.n_averaged.fill_(1)  # from 0 it would begin anew
+
+    def lr_at(step: int) -> float:
+        peak, val_losses = config.optimizer.lr, progress.val_losses
+        return learning_rate(config.schedule, peak, step, steps_per_epoch, epochs, val_losses)
 
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
     earlier = read_facts(resume.run_dir) if resume else None
@@ -154,7 +161,7 @@ def train(
                 done = progress.step - progress.epoch * steps_per_epoch
                 record.start_epoch(epoch, progress.partial if done else None)
                 batches = train_batches.shuffled(
-                    config.seed, epoch - 1, config.data.augment, start=done
+                    config.seed, epoch - 1, config.data.augment, done, config.data.sampling
                 )
                 updates = train_one_epoch(
                     trained, batches, loss_fn, optimizer, lr_at, precision, config.train, scaler
@@ -179,6 +186,8 @@ def train(
                 bar.write(epoch_line(row, epochs))
 
                 progress.epoch = epoch
+                if validation:
+                    progress.val_losses.append(validation.loss)
                 progress.validation = {"loss": row["val_loss"], "accuracy": row["val_accuracy"]}
                 # by validation accuracy, a tie by the loss; without validation images the last is best
                 score = (validation.accuracy, -validation.loss) if validation else (epoch, 0.0)

@@ -1,16 +1,13 @@
-"""The two loops, the optimizer and the learning rate, checked by value."""
-
-from itertools import pairwise
+"""The two loops, and the optimizer, checked by value."""
 
 import pytest
 import torch
 from torch import nn
 
-from config import SGD, Augment, Constant, CrossEntropy, OneCycle
+from config import SGD, Augment
 from dataset import Batches, DataInfo, Split
 from engine import evaluate, train_one_epoch
-from loss import build_loss
-from optimizer import build_optimizer, learning_rate
+from optimizer import build_optimizer
 
 CPU = torch.device("cpu")
 INFO = DataInfo("made up", ["a", "b", "c"], [0.5], [0.5], (1, 6, 6))
@@ -157,29 +154,3 @@ def test_sgd_follows_its_formula(momentum, nesterov):
         velocity = momentum * velocity + gradient
         weight = weight - lr * (gradient + momentum * velocity if nesterov else velocity)
         torch.testing.assert_close(layer.weight.detach(), weight)
-
-
-def test_label_smoothing_follows_its_formula():
-    """Szegedy et al. (2016): the target is 1 - s on the label, and s over all classes alike."""
-    logits, labels, share = torch.randn(5, 4), torch.tensor([0, 3, 1, 1, 2]), 0.2
-    target = (1 - share) * nn.functional.one_hot(labels, 4) + share / 4
-    expected = -(target * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(
-        build_loss(CrossEntropy(label_smoothing=share))(logits, labels), expected
-    )
-
-
-def test_one_cycle_rises_linearly_peaks_and_falls_to_almost_zero():
-    rates = [learning_rate(OneCycle(warmup=0.2), 0.5, step, 100) for step in range(100)]
-    assert rates[:3] == pytest.approx([0.5 * k / 21 for k in (1, 2, 3)])
-    assert max(rates) == rates[20] == 0.5
-    assert rates[60] == pytest.approx(0.25)
-    assert rates[99] == pytest.approx(0.5 / 80)
-    rises = [after - before for before, after in pairwise(rates)]
-    assert all(rise > 0 for rise in rises[:20]) and all(rise < 0 for rise in rises[20:])
-
-
-def test_schedules_without_warmup_and_constant():
-    assert learning_rate(OneCycle(warmup=0), 0.5, 0, 10) == 0.5
-    assert learning_rate(OneCycle(warmup=0.99), 0.5, 0, 1) > 0
-    assert {learning_rate(Constant(), 0.5, step, 10) for step in range(10)} == {0.5}

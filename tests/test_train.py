@@ -194,7 +194,7 @@ def by_hand(config, train_split, val_split):
         losses, correct = 0.0, 0
         for chosen in order.split(50):
             torch.manual_seed(derived_seed(config.seed, STEP, step))
-            optimizer.param_groups[0]["lr"] = learning_rate(config.schedule, 0.05, step, 8)
+            optimizer.param_groups[0]["lr"] = learning_rate(config.schedule, 0.05, step, 4, 2)
             batch = (shift(train_split.images[chosen], 1) / 255 - 0.3057) / 0.3248
             labels = train_split.labels[chosen]
             logits = model(batch)
