@@ -12,7 +12,8 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,22 +179,13 @@ def read_svhn(root: Path, train: bool) -> tuple[Tensor, Tensor]:
         url, _, md5 = SVHN.split_list["train" if train else "test"]
         download([url], path, md5)
 
-    from scipy.io import loadmat
-
-    content = unpack_mat(path)
-    try:
-        variables = loadmat(content, variable_names=["X", "y"])
-    except Exception as error:  # noqa: BLE001  whatever scipy stumbles on
-        raise UserError(f"{path}: damaged: {error}") from None
-    images, labels = (variables.get(name, np.empty(0)) for name in ("X", "y"))
-    if images.dtype != np.uint8 or images.shape != (32, 32, 3, labels.size):
+    arrays = read_mat(path, ["X", "y"])
+    images, labels = arrays["X"], arrays["y"]
+    if images.shape != (32, 32, 3, labels.size):
         sizes = "x".join(map(str, images.shape))
         raise UserError(
-            f"{path}: X is {sizes} of {images.dtype} for {labels.size} labels in y, "
-            "should be 32x32x3xN of uint8 for N labels"
+            f"{path}: X is {sizes} for {labels.size} labels in y, should be 32x32x3xN for N labels"
         )
-    if labels.dtype.kind not in "ui":
-        raise UserError(f"{path}: y is of {labels.dtype}, should be whole numbers")
     numbers = torch.from_numpy(labels.reshape(-1).astype(np.int64))
     check_labels(numbers, 1, 10, path)
     return torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1))), numbers % 10
@@ -270,32 +262,54 @@ def read_tar(archive: Path, members: Sequence[str]) -> dict[str, memoryview]:
     return {member: found[member] for member in members}
 
 
-def unpack_mat(path: Path) -> io.BytesIO:
-    """The MATLAB file at `path` with its variables unpacked, which scipy would do without a bound.
+def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays `names` of bytes in a MATLAB file; what else it holds is passed over.
 
-    Format: a header of 128 bytes that ends in version and byte order; then for each variable its type (15 =
-    compressed by zlib) and size, both of 32 bits, and its content. Source: The MathWorks, MAT-File Format,
-    level 5.
+    Not by scipy.io.loadmat, which a hostile file can make fill the memory or end the process. Format: a header
+    of 128 bytes that ends in version and byte order, then elements (see `elements`): variables (type 14),
+    compressed by zlib or not (type 15). A variable is the elements flags, shape, name and values, of the types
+    6, 5, 1 and here 2 for unsigned bytes. Source: The MathWorks, MAT-File Format, level 5.
     """
-    unpacked = io.BytesIO()
+    arrays = {}
+    content = memoryview(read_file(path))
+    order = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}.get(bytes(content[124:128]))
+    if order is None:
+        raise UserError(f"{path}: no MATLAB 5 file")
     try:
-        with path.open("rb") as file:
-            header = file.read(128)
-            order = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}.get(header[124:])
-            if order is None:
-                raise UserError(f"{path}: no MATLAB 5 file")
-            unpacked.write(header)
-            while tag := file.read(8):
-                kind, size = struct.unpack(f"{order}II", tag)
-                content = tag + file.read(min(size, LARGEST))
-                if kind == 15:
-                    content = zlib.decompressobj().decompress(content[8:], LARGEST)
-                if unpacked.tell() + len(content) > LARGEST:
+        for kind, data in elements(content[128:], order):
+            if kind == 15:
+                unpacker = zlib.decompressobj()
+                unpacked = memoryview(unpacker.decompress(data, LARGEST))
+                if unpacker.unconsumed_tail:
                     raise UserError(f"{path}: unpacks to more than {LARGEST:,} bytes")
-                if struct.unpack(f"{order}I", content[:4]) == (15,):
-                    raise UserError(f"{path}: compressed twice, which the published file is not")
-                unpacked.write(content)
-    except (OSError, struct.error, zlib.error) as error:
+                kind, data = next(elements(unpacked, order))
+            parts = list(islice(elements(data, order), 4)) if kind == 14 else []
+            if [kind for kind, _ in parts] == [6, 5, 1, 2]:
+                shape, name, values = (part for _, part in parts[1:])
+                if (known := bytes(name).decode("latin-1")) in names:
+                    sizes = np.frombuffer(shape, f"{order}u4")
+                    arrays[known] = np.frombuffer(values, np.uint8).reshape(sizes, order="F")
+    except UserError:
+        raise
+    except (struct.error, zlib.error, StopIteration, ValueError) as error:
         raise UserError(f"{path}: damaged: {error}") from None
-    unpacked.seek(0)
-    return unpacked
+    if missing := [name for name in names if name not in arrays]:
+        raise UserError(f"{path}: holds no array {missing[0]} of unsigned bytes")
+    return arrays
+
+
+def elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """(type, data) of the elements of a MATLAB file, one after the other.
+
+    Each begins with type and size, of 32 bits both, or of 16 bits the other way round where the data are no more
+    than four bytes; all but compressed ones end at a multiple of eight bytes.
+    """
+    start = 0
+    while start < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, start)
+        if small := kind >> 16:
+            yield kind & 0xFFFF, content[start + 4 :][: min(small, 4)]
+            start += 8
+        else:
+            yield kind, content[start + 8 :][:size]
+            start += 8 + size + (0 if kind == 15 else -size % 8)

@@ -2,6 +2,8 @@
 
 import gzip
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,14 +158,33 @@ def test_svhn_is_what_torchvision_reads(tmp_path, split, monkeypatch):
     assert labels.tolist() == expected.labels.tolist()
 
 
-def test_svhn_is_read_in_either_byte_order_and_packed_or_not(tmp_path):
-    from scipy.io.matlab._mio5 import MatFile5Writer
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("order, mark", [("<", b"\x00\x01IM"), (">", b"\x01\x00MI")])
+def test_svhn_is_read_in_either_byte_order_compressed_or_not(tmp_path, order, mark, compressed):
+    """Such a file made by hand, with labels few enough to stand in the shorter form, and one variable more."""
 
-    images = write_svhn(tmp_path, "train", np.ones(40))
-    contents = {"X": images.transpose(2, 3, 1, 0), "y": np.ones((40, 1), np.uint8)}
-    with (tmp_path / "train_32x32.mat").open("wb") as file:
-        MatFile5Writer(file, do_compression=False).put_variables(contents)
-    assert torch.equal(load("svhn", tmp_path, "train").images, torch.from_numpy(images))
+    def element(kind, content):
+        if 0 < len(content) <= 4:
+            return struct.pack(f"{order}I", kind | len(content) << 16) + content.ljust(4, b"\0")
+        padding = b"" if kind == 15 else bytes(-len(content) % 8)
+        return struct.pack(f"{order}II", kind, len(content)) + content + padding
+
+    def variable(name, array, stored_as=2):
+        shape = struct.pack(f"{order}{array.ndim}I", *array.shape)
+        parts = [(6, bytes(8)), (5, shape), (1, name), (stored_as, array.tobytes(order="F"))]
+        content = element(14, b"".join(element(*part) for part in parts))
+        return element(15, zlib.compress(content)) if compressed else content
+
+    images = pixels("train", 3, 32, 32)[:3]
+    variables = [
+        variable(b"notes", np.ones((2, 3)), stored_as=9),
+        variable(b"y", np.array([[1], [10], [9]], np.uint8)),
+        variable(b"X", images.transpose(2, 3, 1, 0)),
+    ]
+    (tmp_path / "train_32x32.mat").write_bytes(bytes(124) + mark + b"".join(variables))
+    split = load("svhn", tmp_path, "train")
+    assert torch.equal(split.images, torch.from_numpy(images))
+    assert split.labels.tolist() == [1, 0, 9]
 
 
 @pytest.mark.parametrize("name", DATASETS)
