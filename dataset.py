@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config import Augment, Data
-from download import download
 from errors import UserError
-from idx import read_idx
+from published import read_cifar, read_emnist, read_mnist, read_svhn
 
 
 class Split(NamedTuple):
@@ -42,7 +42,7 @@ class DataInfo:
 
 
 class DataSet(NamedTuple):
-    read: Callable[[Path, bool], Split]  # (root, train) -> the train or the test images
+    read: Callable[[Path, bool], tuple[Tensor, Tensor]]  # (root, train) -> images and labels
     classes: list[str]
     image_shape: tuple[int, int, int]  # (C, H, W), where the config asks for no other size
     mean: list[float]
@@ -64,40 +64,67 @@ def read_digits(root: Path, train: bool) -> Split:
     return take(digits, rest if train else held_out)
 
 
-def read_mnist(name: str, root: Path, train: bool) -> Split:
-    """One split of MNIST or its kin as torchvision publishes them, downloaded where it is missing.
-
-    The files are those of torchvision: root/name/raw/train-images-idx3-ubyte.gz and so on, compressed or not.
-    Raises UserError where they are neither there nor to be had, or are damaged.
-    """
-    folder = root / name / "raw"
-    parts = []
-    for kind, item_shape in (("images-idx3-ubyte", (28, 28)), ("labels-idx1-ubyte", ())):
-        path = folder / f"{'train' if train else 't10k'}-{kind}"
-        if not path.exists():
-            path = path.with_name(f"{path.name}.gz")
-        if not path.exists():
-            import torchvision
-
-            published = getattr(torchvision.datasets, name)
-            urls = [mirror + path.name for mirror in published.mirrors]
-            download(
-                [url for url in urls if url.startswith("https:")],
-                path,
-                dict(published.resources)[path.name],
-            )
-        parts.append(read_idx(path, item_shape))
-    images, labels = parts
-    return Split(images.unsqueeze(1), labels.long())
-
-
 DIGITS = list("0123456789")
+FASHION = [
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+]
+KUZUSHIJI = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
+LETTERS = list(ascii_lowercase)  # of either case
+BALANCED = [*DIGITS, *ascii_uppercase, *"abdefghnqrt"]  # elsewhere the cases look alike: one class
+CIFAR10 = [
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+]
+CIFAR100 = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+    crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+    keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse
+    mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
+    porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
+    snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
+    tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+""".split()  # noqa: SIM905  a list of strings would take a hundred lines
 
 DATASETS: dict[str, DataSet] = {
-    # mean and std over the training images of each, checked in tests/test_dataset.py
+    # mean and std over the training images of each, checked in tests/test_dataset.py where they are there
     "digits": DataSet(read_digits, DIGITS, (1, 28, 28), mean=[0.3057], std=[0.3248]),
     "mnist": DataSet(
         partial(read_mnist, "MNIST"), DIGITS, (1, 28, 28), mean=[0.1307], std=[0.3081]
+    ),
+    "fashion_mnist": DataSet(
+        partial(read_mnist, "FashionMNIST"), FASHION, (1, 28, 28), mean=[0.2860], std=[0.3530]
+    ),
+    "kmnist": DataSet(
+        partial(read_mnist, "KMNIST"), KUZUSHIJI, (1, 28, 28), mean=[0.1918], std=[0.3483]
+    ),
+    "emnist_letters": DataSet(
+        partial(read_emnist, "letters"), LETTERS, (1, 28, 28), mean=[0.1722], std=[0.3309]
+    ),
+    "emnist_balanced": DataSet(
+        partial(read_emnist, "balanced"), BALANCED, (1, 28, 28), mean=[0.1751], std=[0.3332]
+    ),
+    "cifar10": DataSet(
+        partial(read_cifar, "cifar10"),
+        CIFAR10,
+        (3, 32, 32),
+        mean=[0.4914, 0.4822, 0.4465],
+        std=[0.2470, 0.2435, 0.2616],
+    ),
+    "cifar100": DataSet(
+        partial(read_cifar, "cifar100"),
+        CIFAR100,
+        (3, 32, 32),
+        mean=[0.5071, 0.4865, 0.4409],
+        std=[0.2673, 0.2564, 0.2762],
+    ),
+    "svhn": DataSet(
+        read_svhn,
+        DIGITS,
+        (3, 32, 32),
+        mean=[0.4377, 0.4438, 0.4728],
+        std=[0.1980, 0.2010, 0.1970],
     ),
 }
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from errors import UserError
 
+SCHEME = "https"  # what comes over http, anybody on the way may have changed
 TRIES = 3
 TIMEOUT = 30.0  # seconds without an answer
 LARGEST = 1 << 30  # bytes; no data set of this project comes near
@@ -33,38 +34,38 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
     """Fetch `path` from the first of `urls` that gives a file with the checksum `md5`.
 
     The file is written beside `path` and renamed, so that two processes may do this at once. Raises
-    UserError after three tries of each.
+    UserError after three tries of each, and at once where no url is of https.
     """
-    problems = []
-    for attempt in range(TRIES):
+    urls = [url for url in urls if urlsplit(url).scheme == SCHEME]
+    problem = "its host offers no https"
+    for attempt in range(TRIES if urls else 0):
+        if attempt > 0:
+            time.sleep(2 ** (attempt - 1))
         for url in urls:
             try:
                 fetch(url, path, md5)
                 return
-            except (OSError, HTTPException) as error:
-                problems.append(f"{url}: {error}")
-        if attempt + 1 < TRIES:
-            time.sleep(2**attempt)
+            except (OSError, HTTPException, ValueError) as error:  # the last of a url that is none
+                problem = f"{url}: {error}"
     raise UserError(
-        f"{path.name} is missing in {path.parent} and could not be downloaded ({problems[-1]}); put it there as "
+        f"{path.name} is missing in {path.parent} and could not be downloaded ({problem}); put it there as "
         "data/README.md says, or run 'python train.py', which needs no download"
     )
 
 
 def fetch(url: str, path: Path, md5: str) -> None:
-    """Raises OSError or HTTPException where `url` does not give the file, or gives another one."""
+    """Raises OSError, HTTPException or ValueError where `url` does not give the file, or gives another one."""
     new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         opener = build_opener(SameScheme())
         request = Request(url, headers={"User-Agent": "nanocnn"})
         with opener.open(request, timeout=TIMEOUT) as response:
-            length = int(response.headers.get("Content-Length") or 0)
+            length = response.length or 0
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             checksum, size = hashlib.md5(usedforsecurity=False), 0
             with (
-                os.fdopen(descriptor, "wb") as file,
+                temporary.open("xb") as file,
                 tqdm(
                     total=length or None, desc=path.name, unit="B", unit_scale=True, disable=None
                 ) as bar,
@@ -82,13 +83,9 @@ def fetch(url: str, path: Path, md5: str) -> None:
             raise OSError(f"the connection broke off after {size:,} of {length:,} bytes")
         if checksum.hexdigest() != md5:
             raise OSError(f"the file that came has the MD5 {checksum.hexdigest()}, not {md5}")
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files for their owner alone
         os.replace(temporary, path)
     except BaseException:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         for folder in new:
             with suppress(OSError):  # stays if it holds anything
                 folder.rmdir()

@@ -9,6 +9,7 @@ import gzip
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -23,37 +24,40 @@ def read_idx(path: Path, item_shape: tuple[int, ...]) -> Tensor:
 
     No more is read than the header promises. Raises UserError where that is not just what the file holds.
     """
-    dimensions = 1 + len(item_shape)
-    header_size = 4 + 4 * dimensions
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            header = file.read(header_size)
-            if len(header) < header_size:
-                raise UserError(f"{path}: {len(header)} bytes, less than the header of an IDX file")
-            if header[:4] != bytes([0, 0, 8, dimensions]):
-                raise UserError(
-                    f"{path}: begins with {header[:4].hex(' ')}; an IDX file of unsigned bytes in "
-                    f"{dimensions} dimensions begins with 00 00 08 {dimensions:02x}"
-                )
-            count, *shape = struct.unpack(f">{dimensions}I", header[4:])
-            if tuple(shape) != item_shape or not 0 < count <= MOST:
-                sizes = "x".join(map(str, [count, *shape]))
-                allowed = "x".join(["N", *map(str, item_shape)])
-                raise UserError(
-                    f"{path}: of size {sizes}, should be {allowed}, N from 1 to {MOST:,}"
-                )
-            expected = count
-            for size in item_shape:
-                expected *= size
-            content = file.read(expected)
-            more = file.read(1)
+            return parse_idx(file, str(path), item_shape)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
+
+
+def parse_idx(file: BinaryIO | gzip.GzipFile, name: str, item_shape: tuple[int, ...]) -> Tensor:
+    """As read_idx, from an open `file`, called `name` in UserErrors; what reading it raises is left as it is."""
+    dimensions = 1 + len(item_shape)
+    header_size = 4 + 4 * dimensions
+    header = file.read(header_size)
+    if len(header) < header_size:
+        raise UserError(f"{name}: {len(header)} bytes, less than the header of an IDX file")
+    if header[:4] != bytes([0, 0, 8, dimensions]):
+        raise UserError(
+            f"{name}: begins with {header[:4].hex(' ')}; an IDX file of unsigned bytes in "
+            f"{dimensions} dimensions begins with 00 00 08 {dimensions:02x}"
+        )
+    count, *shape = struct.unpack(f">{dimensions}I", header[4:])
+    if tuple(shape) != item_shape or not 0 < count <= MOST:
+        sizes = "x".join(map(str, [count, *shape]))
+        allowed = "x".join(["N", *map(str, item_shape)])
+        raise UserError(f"{name}: of size {sizes}, should be {allowed}, N from 1 to {MOST:,}")
+    expected = count
+    for size in item_shape:
+        expected *= size
+    content = file.read(expected)
+    more = file.read(1)
     if len(content) < expected or more:
         actual = "more" if more else f"{len(content) + header_size:,}"
         raise UserError(
-            f"{path}: its header promises {expected + header_size:,} bytes, it holds {actual}"
+            f"{name}: its header promises {expected + header_size:,} bytes, it holds {actual}"
         )
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(count, *item_shape)
