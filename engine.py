@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits (B, classes), labels (B,) -> their mean loss
+Loss = Callable[
+    [Tensor, Tensor], Tensor
+]  # logits (B, classes), labels (B,) or shares (B, classes) -> mean loss
 
 
 class Update(NamedTuple):
@@ -33,7 +35,10 @@ def train_one_epoch(
     lr_at: Callable[[int], float],
     precision: torch.dtype,
 ) -> Iterator[Update]:
-    """Train `model` on `batches` of (step, images, labels), and yield after each step."""
+    """Train `model` on `batches` of (step, images, labels), and yield after each step.
+
+    Labels are (B,) int64, or shares (B, classes), of which the largest counts as correct.
+    """
     model.train()
     for step, images, labels in batches:
         lr = lr_at(step)
@@ -51,7 +56,8 @@ def train_one_epoch(
         loss.backward()
         optimizer.step()
 
-        correct = (logits.detach().argmax(1) == labels).sum()
+        true = labels.argmax(1) if labels.ndim == 2 else labels
+        correct = (logits.detach().argmax(1) == true).sum()
         yield Update(step + 1, lr, loss.detach(), correct, len(labels))
 
 
