@@ -110,13 +110,13 @@ def warp(images: Tensor, config: Augment) -> Tensor:
     places = torch.einsum("bij,jhw->bihw", inverse.view(batch, 2, 2), pixels)
 
     if config.elastic:
-        noise = torch.rand(places.shape, device=images.device) - 0.5
+        noise = torch.rand(places.shape, device=images.device).sub_(0.5)
         sigma = config.elastic_sigma or 4.0
         for axis in (x, y):
             kernel = (-((axis[:, None] - axis) ** 2) / (2 * sigma**2)).exp()
             kernel = kernel / kernel.norm(dim=1, keepdim=True)  # keeps the noise's deviation
             noise = (noise @ kernel.T).mT
-        places += config.elastic * 12**0.5 * noise  # 12 ** -0.5 is what it was
+        places.add_(noise, alpha=config.elastic * 12**0.5)  # 12 ** -0.5 is what it was
 
     places[:, 0] *= 2 / width  # grid_sample counts from -1 to 1
     places[:, 1] *= 2 / height
@@ -128,9 +128,9 @@ def relight(images: Tensor, brightness: float, contrast: float) -> Tensor:
 
     Like torchvision's ColorJitter, but for the mean, which is that of all channels alike; float32.
     """
-    images = (images * (1 + uniform(images, brightness))).clamp(0, 255)
+    images = (images * (1 + uniform(images, brightness))).clamp_(0, 255)
     mean = images.mean((1, 2, 3), keepdim=True)
-    return (mean + (images - mean) * (1 + uniform(images, contrast))).clamp(0, 255)
+    return images.sub_(mean).mul_(1 + uniform(images, contrast)).add_(mean).clamp_(0, 255)
 
 
 def boxes(images: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:

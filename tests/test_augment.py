@@ -311,7 +311,7 @@ def test_cutmix_labels_are_the_pixels_shares_of_one_box():
     assert torch.equal(other, other.any(2)[:, :, None] & other.any(1)[:, None, :]), "no box"
     assert (mixed[:, 0][other] == images.roll(1, 0)[:, 0][other]).all()
     sizes = other.float().mean((1, 2))
-    assert len(sizes.unique()) > 50 and sizes.min() < 0.05 and sizes.max() > 0.6
+    assert len(sizes.unique()) > 25 and sizes.min() < 0.05 and sizes.max() > 0.6
 
 
 def test_mixup_labels_are_the_weights_of_the_images():
