@@ -35,6 +35,39 @@ class Named(Section):
 
 class Augment(Section):
     shift: int = Field(0, ge=0, description="pixels; each image moves by up to this, both ways")
+    rotate: float = Field(0.0, ge=0, le=180, description="degrees; turns by up to this, both ways")
+    scale: float = Field(0.0, ge=0, lt=1, description="fraction; 0.1 = 10% smaller to 10% larger")
+    shear: float = Field(0.0, ge=0, le=60, description="degrees; leans by up to this, both ways")
+    elastic: float = Field(
+        0.0, ge=0, description="pixels; standard deviation of a smooth distortion"
+    )
+    elastic_sigma: float | None = Field(
+        None, gt=0, description="pixels over which that is smooth; null = 4"
+    )
+    flip: bool = Field(False, description="left-right, half of the images")
+    crop: int = Field(
+        0, ge=0, description="pixels; like shift, with mirrored edges instead of black"
+    )
+    cutout: int = Field(0, ge=0, description="pixels; side of a square made black")
+    brightness: float = Field(0.0, ge=0, lt=1, description="fraction; 0.1 = 10% darker to lighter")
+    contrast: float = Field(0.0, ge=0, lt=1, description="fraction; 0.1 = 10% flatter to stronger")
+    mixup: float = Field(
+        0.0, ge=0, le=100, description="alpha of Beta(alpha, alpha), which weighs two images"
+    )
+    cutmix: float = Field(
+        0.0, ge=0, le=100, description="alpha of Beta(alpha, alpha), the share of another's box"
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares, which the loss must take."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @model_validator(mode="after")
+    def check_elastic(self) -> "Augment":
+        if self.elastic_sigma is not None and self.elastic == 0:
+            raise ValueError(f"elastic_sigma = {self.elastic_sigma} cannot act with elastic = 0")
+        return self
 
 
 class Data(Section):
@@ -373,6 +406,18 @@ class Config(Section):
                 f"schedule.{key}: acts after {acts_after} epochs at the earliest, "
                 f"but train.epochs = {self.train.epochs}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def check_mixing(self) -> "Config":
+        if self.data.augment.mixes:
+            key = "mixup" if self.data.augment.mixup else "cutmix"
+            if self.train.batch_size == 1:
+                raise ValueError(f"data.augment.{key} cannot act with train.batch_size = 1")
+            if not self.loss.takes_soft_labels:
+                raise ValueError(
+                    f"data.augment.{key} cannot act with loss.name = {self.loss.name}, which takes no mixed labels"
+                )
         return self
 
     @model_validator(mode="before")

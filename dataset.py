@@ -1,7 +1,7 @@
 """Images as tensors: data sets, their splits, and batches.
 
 A split is one uint8 tensor in memory, so a batch is one indexing operation and normalisation and
-augmentation work on whole batches. Training reads `load_splits` only; the test split has a function of its
+augmentation (augment.py) work on whole batches. Training reads `load_splits` only; the test split has a function of its
 own, which nothing but test.py calls.
 """
 
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from augment import augment, check, mix
 from config import Augment, Data
 from errors import UserError
 from published import read_cifar, read_emnist, read_mnist, read_svhn
@@ -132,7 +133,7 @@ DATASETS: dict[str, DataSet] = {
 def load_splits(data: Data, seed: int) -> dict[str, Split]:
     """The "train" split and, if the config asks for one, the "val" split carved from it.
 
-    Raises UserError where there are fewer images than the config wants.
+    Raises UserError where there are fewer images than the config wants, or too small ones.
     """
     train = read(data, train=True)
     if data.limit is not None:
@@ -141,11 +142,8 @@ def load_splits(data: Data, seed: int) -> dict[str, Split]:
                 f"data.limit = {data.limit}: {data.dataset} has {len(train.labels)} training images"
             )
         train = take(train, stratified_split(train.labels, data.limit, seed)[1])
-    if data.augment.shift >= min(train.images.shape[2:]):
-        sides = "x".join(map(str, train.images.shape[2:]))
-        raise UserError(
-            f"data.augment.shift = {data.augment.shift}: moves {sides} images out of sight"
-        )
+    channels, height, width = train.images.shape[1:]
+    check(data.augment, (channels, height, width))
     total = len(train.labels)
     size = round(data.validation * total) if isinstance(data.validation, float) else data.validation
     if size == 0:
@@ -251,7 +249,7 @@ class Batches:
 
     def __init__(self, split: Split, info: DataInfo, batch_size: int, device: torch.device):
         self.images, self.labels = split.images.to(device), split.labels.to(device)
-        self.batch_size = batch_size
+        self.batch_size, self.num_classes = batch_size, len(info.classes)
         per_channel = (1, len(info.mean), 1, 1)
         self.mean = 255 * torch.tensor(info.mean, device=device).view(per_channel)
         self.std = 255 * torch.tensor(info.std, device=device).view(per_channel)
@@ -268,12 +266,19 @@ class Batches:
             yield self.normalise(self.images[chosen]), self.labels[chosen]
 
     def shuffled(
-        self, seed: int, epoch: int, augment: Augment, start: int = 0, sampling: str = "natural"
+        self,
+        seed: int,
+        epoch: int,
+        config: Augment,
+        start: int = 0,
+        sampling: str = "natural",
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Every image once, in the order of `epoch` (counted from 0) and augmented, as (step, images, labels).
 
-        With "balanced" `sampling` there are as many images in all, but each class equally often. The step counts from the start of the run; the first `start` batches of the epoch are left out. Torch's own generators are seeded from (seed, step), so
-        that augmentation, and dropout in the step that follows, depend on nothing that went before.
+        With "balanced" `sampling` there are as many images in all, but each class equally often. Where images
+        are mixed, the labels are shares (B, classes) float32. The step counts from the start of the run; the
+        first `start` batches of the epoch are left out. Torch's own generators are seeded from (seed, step),
+        so that augmentation, and dropout in the step that follows, depend on nothing that went before.
         """
         random = generator(seed, ORDER, epoch)
         if sampling == "balanced":
@@ -286,10 +291,11 @@ class Batches:
             chosen = order[i * self.batch_size : None if last else (i + 1) * self.batch_size]
             step = epoch * len(self) + i
             torch.manual_seed(derived_seed(seed, STEP, step))
-            images = self.images[chosen]
-            if augment.shift:
-                images = shift(images, augment.shift)
-            yield step, self.normalise(images), self.labels[chosen]
+            images = self.normalise(augment(self.images[chosen], config))
+            labels = self.labels[chosen]
+            if config.mixes:
+                images, labels = mix(images, labels, self.num_classes, config)
+            yield step, images, labels
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
@@ -310,14 +316,3 @@ def balanced_order(labels: Tensor, random: torch.Generator) -> Tensor:
         orders = [torch.randperm(len(members), generator=random) for _ in range(rounds)]
         chosen.append(members[torch.cat(orders)[:share]])
     return torch.cat(chosen)[torch.randperm(len(labels), generator=random)]
-
-
-def shift(images: Tensor, pixels: int) -> Tensor:
-    """Move each image (B, C, H, W) by up to `pixels` along both axes; black comes in at the edges."""
-    batch, _, height, width = images.shape
-    offsets = torch.randint(2 * pixels + 1, (2, batch, 1, 1, 1)).to(images.device)
-    rows = offsets[0] + torch.arange(height, device=images.device).view(1, 1, -1, 1)
-    columns = offsets[1] + torch.arange(width, device=images.device).view(1, 1, 1, -1)
-    image = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
-    channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
-    return F.pad(images, (pixels,) * 4)[image, channel, rows, columns]

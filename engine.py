@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from config import Train
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits (B, classes), labels (B,) -> their mean loss
+# logits (B, classes), labels (B,) or shares (B, classes) -> mean loss
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Update(NamedTuple):
@@ -41,7 +42,8 @@ def train_one_epoch(
     """Train `model` on `batches` of (step, images, labels), and yield after each step.
 
     With `options.accumulate` the images of a step are worked off in that many parts, each of which counts
-    by its own size. `scaler` keeps the small gradients of float16 from vanishing.
+    by its own size. Labels are (B,) int64, or shares (B, classes), of which the largest counts as correct.
+    `scaler` keeps the small gradients of float16 from vanishing.
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     model.train()
@@ -63,7 +65,8 @@ def train_one_epoch(
             part_loss = part_loss * (len(truth) / len(labels))
             scaler.scale(part_loss).backward()
             loss = loss + part_loss.detach()
-            correct = correct + (logits.detach().argmax(1) == truth).sum()
+            true = truth.argmax(1) if truth.ndim == 2 else truth
+            correct = correct + (logits.detach().argmax(1) == true).sum()
         if options.clip_norm is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)

@@ -46,6 +46,7 @@ def train(
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
     from tqdm import tqdm
 
+    from augment import harmful
     from checkpoint import Due, Progress, load_state, save_checkpoint
     from dataset import Batches, Split, checksum, data_info, load_splits
     from device import pick_device, pick_precision
@@ -121,6 +122,8 @@ def train(
     print(
         f"{facts['device']}, {facts['threads']} threads, {facts['precision']}; writing to {run_dir}"
     )
+    for warning in harmful(config.data.augment, config.data.dataset):
+        print(f"warning: {warning}", file=sys.stderr)
     if checkpoint:
         print(f"resuming after step {progress.step:,} of {steps:,}")
     laps("build")

@@ -15,7 +15,6 @@ from dataset import (
     data_info,
     load_splits,
     load_test,
-    shift,
     stratified_split,
 )
 from errors import UserError
@@ -184,23 +183,6 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     torch.rand(5)  # whatever else draws random numbers
     assert order(0, 0) == first != order(0, 1)
     assert order(1, 0) != first
-
-
-def test_shift_moves_each_image_within_its_bounds_and_fills_with_black():
-    images = torch.randint(1, 256, (500, 2, 5, 6), dtype=torch.uint8)
-    moved = shift(images, 2)
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
-    offsets = set()
-    for before, after in zip(padded, moved, strict=True):
-        places = [
-            (top, left)
-            for top in range(5)
-            for left in range(5)
-            if torch.equal(before[:, top : top + 5, left : left + 6], after)
-        ]
-        assert len(places) == 1
-        offsets.update(places)
-    assert len(offsets) == 25, "not every offset occurs"
 
 
 def test_augmentation_depends_on_the_step_alone():

@@ -16,9 +16,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from augment import shift
 from checkpoint import load_checkpoint
 from configure import load_config
-from dataset import ORDER, STEP, derived_seed, generator, load_splits, shift
+from dataset import ORDER, STEP, derived_seed, generator, load_splits
 from metrics import wilson_interval
 from model import build_model
 from optimizer import learning_rate
