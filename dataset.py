@@ -1,13 +1,13 @@
 """Images as tensors: data sets, their splits, and batches.
 
 A split is one uint8 tensor in memory, so a batch is one indexing operation and normalisation and
-augmentation work on whole batches. Training reads `load_splits` only; the test split has a function of its
-own, which nothing but test.py calls.
+augmentation work on whole batches; the user's own images, where they are too many, are read batch by batch.
+Training reads `load_splits` only; the test split has a function of its own, which nothing but test.py calls.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from config import Augment, Data
+from config import OWN_IMAGES, Augment, Data
+from content import hashes, mean_and_std
 from download import download
 from errors import UserError
 from idx import read_idx
+from listing import Listing, has_split, list_split
+from own_images import Files, read_listings, shape_of
+from pictures import look_at
+from stream import Stream
 
 
 class Split(NamedTuple):
-    images: Tensor  # (N, C, H, W) uint8
+    images: Tensor | Stream  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
+    files: Files | None = None
 
 
 @dataclass(frozen=True)
@@ -101,45 +107,64 @@ DATASETS: dict[str, DataSet] = {
 }
 
 
-def load_splits(data: Data, seed: int) -> dict[str, Split]:
+def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str, Split]:
     """The "train" split and, if the config asks for one, the "val" split carved from it.
 
-    Raises UserError where there are fewer images than the config wants.
+    A val split that lies beside the training pictures is taken instead. `info`, once a network was trained,
+    says which classes and which shape pictures have. Raises UserError where there are fewer images than the
+    config wants, or where they cannot be read.
     """
-    train = read(data, train=True)
-    if data.limit is not None:
-        if data.limit > len(train.labels):
-            raise UserError(
-                f"data.limit = {data.limit}: {data.dataset} has {len(train.labels)} training images"
-            )
-        train = take(train, stratified_split(train.labels, data.limit, seed)[1])
-    if data.augment.shift >= min(train.images.shape[2:]):
-        sides = "x".join(map(str, train.images.shape[2:]))
+    if data.dataset in OWN_IMAGES:
+        listings = list_training(data, seed, info.classes if info else None)
+        splits = read_own_images(data, listings, info)
+    else:
+        train = read(data, train=True)
+        parts = carve(train.labels, data, seed)
+        splits = {name: take(train, chosen) for name, chosen in parts.items()}
+    sides = splits["train"].images.shape[2:]
+    if data.augment.shift >= min(sides):
         raise UserError(
-            f"data.augment.shift = {data.augment.shift}: moves {sides} images out of sight"
+            f"data.augment.shift = {data.augment.shift}: moves {'x'.join(map(str, sides))} images "
+            "out of sight"
         )
-    total = len(train.labels)
+    return splits
+
+
+def load_test(data: Data, info: DataInfo | None = None) -> Split:
+    """The test split, for test.py alone; for `info` see load_splits."""
+    if data.dataset not in OWN_IMAGES:
+        return read(data, train=False)
+    listing = list_split(data, "test", info.classes if info else None)
+    return read_own_images(data, {"test": listing}, info)["test"]
+
+
+def carve(labels: Tensor, data: Data, seed: int) -> dict[str, Tensor]:
+    """Indices of the "train" split and, if `data` asks for one, of the "val" split."""
+    chosen = torch.arange(len(labels))
+    if data.limit is not None:
+        if data.limit > len(labels):
+            raise UserError(
+                f"data.limit = {data.limit}: {data.dataset} has {len(labels)} training images"
+            )
+        chosen = stratified_split(labels, data.limit, seed)[1]
+    total = len(chosen)
     size = round(data.validation * total) if isinstance(data.validation, float) else data.validation
     if size == 0:
         if data.validation > 0:
             raise UserError(f"data.validation = {data.validation}: less than one of {total} images")
-        return {"train": train}
+        return {"train": chosen}
     if size >= total:
         raise UserError(
             f"data.validation = {data.validation}: leaves nothing of {total} images to train on"
         )
-    rest, held_out = stratified_split(train.labels, size, seed)
-    return {"train": take(train, rest), "val": take(train, held_out)}
-
-
-def load_test(data: Data) -> Split:
-    """The test split, for test.py alone."""
-    return read(data, train=False)
+    rest, held_out = stratified_split(labels[chosen], size, seed)
+    return {"train": chosen[rest], "val": chosen[held_out]}
 
 
 def read(data: Data, train: bool) -> Split:
     dataset = DATASETS[data.dataset]
-    images, labels = dataset.read(Path(data.root), train)
+    images, labels, _ = dataset.read(Path(data.root), train)
+    assert isinstance(images, Tensor)  # only own images are streamed
     if len(images) != len(labels) or len(labels) == 0:
         raise UserError(
             f"{data.dataset} in {data.root}: {len(images)} images with {len(labels)} labels"
@@ -155,30 +180,71 @@ def read(data: Data, train: bool) -> Split:
     return Split(images, labels)
 
 
+def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
+    """The own images of the "train" split and, if there is to be one, of the "val" split."""
+    train = list_split(data, "train", classes)
+    if not has_split(data, "val"):
+        parts = carve(train.labels, data, seed)
+        return {name: train.take(chosen) for name, chosen in parts.items()}
+    if data.validation != Data().validation:
+        raise UserError(
+            f"data.validation = {data.validation}: cannot act, for {data.root} has a val split of its own"
+        )
+    chosen = carve(train.labels, data.model_copy(update={"validation": 0}), seed)["train"]
+    return {"train": train.take(chosen), "val": list_split(data, "val", train.classes)}
+
+
+def read_own_images(
+    data: Data, listings: dict[str, Listing], info: DataInfo | None
+) -> dict[str, Split]:
+    found = read_listings(data, listings, info.image_shape if info else None)
+    return {name: Split(*parts) for name, parts in found.items()}
+
+
 def data_info(data: Data, split: Split) -> DataInfo:
-    dataset = DATASETS[data.dataset]
+    """What is known of `data`, given its training images."""
     _, channels, height, width = split.images.shape
-    return DataInfo(
-        data.dataset, dataset.classes, dataset.mean, dataset.std, (channels, height, width)
-    )
+    if split.files:
+        classes, (mean, std) = split.files.classes, mean_and_std(split.files.histogram)
+    else:
+        _, classes, _, mean, std = DATASETS[data.dataset]
+    return DataInfo(data.dataset, classes, mean, std, (channels, height, width))
 
 
-def checksum(splits: dict[str, Split]) -> str:
-    """SHA-256 of all images and labels."""
+def image_hashes(split: Split) -> list[bytes]:
+    """A hash of the pixels of each image."""
+    if split.files:
+        return split.files.hashes
+    assert isinstance(split.images, Tensor)
+    return hashes(split.images.numpy())
+
+
+def checksum(splits: dict[str, Split], digests: dict[str, list[bytes]]) -> str:
+    """SHA-256 of the hashes of all images, and of all labels."""
     digest = hashlib.sha256()
-    for split in splits.values():
-        for part in split:
-            digest.update(part.contiguous().numpy().data)
+    for name, split in splits.items():
+        digest.update(b"".join(digests[name]))
+        digest.update(split.labels.numpy().data)
     return digest.hexdigest()
 
 
 def image_shape(data: Data) -> tuple[int, int, int]:
-    """(C, H, W) of the images that `data` describes, without reading them."""
+    """(C, H, W) of the images that `data` describes; of own images as their headers say, without decoding."""
+    if data.dataset in OWN_IMAGES:
+        train = list_split(data, "train")
+        return shape_of(data, look_at(Path(data.root), train.paths), [train])
     channels, height, width = DATASETS[data.dataset].image_shape
     return channels, data.image_size or height, data.image_size or width
 
 
+def class_names(data: Data) -> list[str]:
+    if data.dataset in OWN_IMAGES:
+        return list_split(data, "train").classes
+    return DATASETS[data.dataset].classes
+
+
 def take(split: Split, indices: Tensor) -> Split:
+    assert isinstance(split.images, Tensor)
     return Split(split.images[indices], split.labels[indices])
 
 
@@ -209,7 +275,7 @@ def generator(seed: int, *place: int) -> torch.Generator:
 
 
 class Batches:
-    """A split on the device as uint8, and the normalised batches made of it.
+    """A split on the device as uint8, or a stream of it, and the normalised batches made of it.
 
     One pass yields images (B, C, H, W) float32 and labels (B,) int64, B = batch_size; the last batch holds
     what is left. In training a single image left over joins the batch before it, since batch normalisation
@@ -217,7 +283,9 @@ class Batches:
     """
 
     def __init__(self, split: Split, info: DataInfo, batch_size: int, device: torch.device):
-        self.images, self.labels = split.images.to(device), split.labels.to(device)
+        images = split.images
+        self.images = images if isinstance(images, Stream) else images.to(device)
+        self.labels = split.labels.to(device)
         self.batch_size = batch_size
         per_channel = (1, len(info.mean), 1, 1)
         self.mean = 255 * torch.tensor(info.mean, device=device).view(per_channel)
@@ -230,29 +298,38 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, as it is."""
-        for start in range(0, len(self.labels), self.batch_size):
-            chosen = slice(start, start + self.batch_size)
-            yield self.normalise(self.images[chosen]), self.labels[chosen]
+        chunks = torch.arange(len(self.labels), device=self.labels.device).split(self.batch_size)
+        for images, labels in self.read(chunks):
+            yield self.normalise(images), labels
 
     def shuffled(
         self, seed: int, epoch: int, augment: Augment, start: int = 0
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Every image once, in the order of `epoch` (counted from 0) and augmented, as (step, images, labels).
 
-        The step counts from the start of the run; the first `start` batches of the epoch are left out. Torch's own generators are seeded from (seed, step), so
-        that augmentation, and dropout in the step that follows, depend on nothing that went before.
+        The step counts from the start of the run; the first `start` batches of the epoch are left out. Torch's
+        own generators are seeded from (seed, step), so that augmentation, and dropout in the step that follows,
+        depend on nothing that went before.
         """
         order = torch.randperm(len(self.labels), generator=generator(seed, ORDER, epoch))
         order = order.to(self.labels.device)
-        for i in range(start, len(self)):
-            last = i == len(self) - 1
-            chosen = order[i * self.batch_size : None if last else (i + 1) * self.batch_size]
+        ends = [self.batch_size * i for i in range(1, len(self))]
+        chunks = order.tensor_split(ends)[start:]
+        for i, (images, labels) in enumerate(self.read(chunks), start):
             step = epoch * len(self) + i
             torch.manual_seed(derived_seed(seed, STEP, step))
-            images = self.images[chosen]
             if augment.shift:
                 images = shift(images, augment.shift)
-            yield step, self.normalise(images), self.labels[chosen]
+            yield step, self.normalise(images), labels
+
+    def read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images (B, C, H, W) uint8 and labels (B,) of each tensor of indices, on the device."""
+        if isinstance(self.images, Stream):
+            images = self.images.batches(chunks)
+        else:
+            images = (self.images[chosen] for chosen in chunks)
+        for chosen, batch in zip(chunks, images, strict=True):
+            yield batch.to(self.labels.device), self.labels[chosen]
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std

@@ -620,10 +620,10 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from configure import load_config
-    from dataset import DATASETS, image_shape
+    from dataset import class_names, image_shape
 
     config = load_config(args.config, args.overrides)
-    shape, classes = image_shape(config.data), len(DATASETS[config.data.dataset].classes)
+    shape, classes = image_shape(config.data), len(class_names(config.data))
     model = build_model(config.model.name, shape, classes, **config.model.arguments())
     print(layer_table(model, shape))
     print(

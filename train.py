@@ -44,7 +44,8 @@ def train(
     from tqdm import tqdm
 
     from checkpoint import Due, Progress, load_state, save_checkpoint
-    from dataset import Batches, checksum, data_info, load_splits
+    from data_report import keep_data_report, print_data_report
+    from dataset import Batches, checksum, data_info, image_hashes, load_splits
     from device import pick_device, pick_precision
     from engine import evaluate, train_one_epoch
     from layer_table import by, summary
@@ -61,7 +62,9 @@ def train(
 
     # data: the training images and, carved from them, the validation images
     splits = load_splits(config.data, config.seed)
-    info, data_sha256 = data_info(config.data, splits["train"]), checksum(splits)
+    info = data_info(config.data, splits["train"])
+    digests = {name: image_hashes(split) for name, split in splits.items()}
+    data_sha256 = checksum(splits, digests)
     train_batches = Batches(splits["train"], info, config.train.batch_size, device)
     val_batches = None
     if "val" in splits:
@@ -93,6 +96,7 @@ def train(
     run_dir = resume.run_dir if resume else create_run_dir(config, run_dir)
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
     print(f"{config.data.dataset}: {counts} images of {by(info.image_shape)}")
+    print_data_report(splits, info, digests)
     print(f"{config.model.name}: {summary(model, info.image_shape)}")
     print(
         f"{facts['device']}, {facts['threads']} threads, {facts['precision']}; writing to {run_dir}"
@@ -109,6 +113,7 @@ def train(
     ):
         if resume:
             rewrite_config(config, run_dir)
+        keep_data_report(run_dir, splits, digests)
         due = Due(config.train.checkpoint_every)
         saved = (progress.epoch, progress.step)
 
