@@ -34,7 +34,7 @@ def print_data_report(
         left_out = sum(len(part.unreadable) for part in files)
         print(
             f"  files of {smallest}{f' to {largest}' if largest != smallest else ''} pixels"
-            + (f"; {left_out:,} cannot be read and are left out" if left_out else "")
+            + (f"; left out, since they cannot be read: {left_out:,}" if left_out else "")
         )
     if isinstance(splits["train"].images, Stream):
         print("  too large for data.memory_limit: read batch by batch")

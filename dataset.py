@@ -131,10 +131,11 @@ def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str
 
 
 def load_test(data: Data, info: DataInfo | None = None) -> Split:
-    """The test split, for test.py alone; for `info` see load_splits."""
+    """The test split, for test.py alone; for `info`, which own images need, see load_splits."""
     if data.dataset not in OWN_IMAGES:
         return read(data, train=False)
-    listing = list_split(data, "test", info.classes if info else None)
+    assert info is not None, "classes and shape are those of the training images"
+    listing = list_split(data, "test", info.classes)
     return read_own_images(data, {"test": listing}, info)["test"]
 
 

@@ -103,7 +103,7 @@ def print_report(report: dict[str, Any]) -> None:
     print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     print(f"loss {report['loss']:.4f}")
     if report["unreadable"]:
-        print(f"{len(report['unreadable']):,} files cannot be read and were left out")
+        print(f"files left out, since they cannot be read: {len(report['unreadable']):,}")
     if report["folding"]["layers"]:
         print(
             "batch normalisation folded ({layers} layers): {gain:.2f} times as fast, "
