@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from strict_yaml import inline
 
+OWN_IMAGES = ("folder", "csv")  # the data sets that are files of the user
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+SIZE = rf"^[1-9]\d*({'|'.join(UNITS)})$"
 SECONDS = r"^([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*)s$"  # more than zero
 
 
@@ -73,7 +76,13 @@ class Augment(Section):
 class Data(Section):
     dataset: str = Field("digits", description="the data set's name")
     root: str = Field("data", description="folder where data sets live")
+    channels: Literal[1, 3] | None = Field(
+        None, description="of your own images: 1 = grey, 3 = colour; null = 1 if all are grey"
+    )
     image_size: int | None = Field(None, ge=1, description="pixels; null = the data set's own")
+    resize: Literal["stretch", "crop", "pad"] = Field(
+        "stretch", description="your own images to a square of image_size"
+    )
     limit: int | None = Field(None, ge=1, description="images of train to use at all; null = all")
     validation: int | float = Field(
         0.1, ge=0, description="images (int) or fraction (float) carved from train; 0 = none"
@@ -81,7 +90,31 @@ class Data(Section):
     sampling: Literal["natural", "balanced"] = Field(
         "natural", description="balanced = an epoch has each class equally often"
     )
+    memory_limit: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SIZE)] = Field(
+        "4GB", description="bytes, or 500MB; more of your own images are read batch by batch"
+    )
+    skip_unreadable: bool = Field(
+        False, description="leave out files of yours that are no images; false = refuse them"
+    )
     augment: Augment = Augment()
+
+    @property
+    def memory_bytes(self) -> int:
+        limit = self.memory_limit
+        return limit if isinstance(limit, int) else int(limit[:-2]) * UNITS[limit[-2:]]
+
+    @model_validator(mode="after")
+    def check_own_images(self) -> "Data":
+        for key in ("channels", "resize", "memory_limit", "skip_unreadable"):
+            value = getattr(self, key)
+            if self.dataset not in OWN_IMAGES and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} = {inline(value)}: cannot act on {self.dataset}, only where "
+                    f"data.dataset is {' or '.join(OWN_IMAGES)}"
+                )
+        if self.resize != "stretch" and self.image_size is None:
+            raise ValueError(f"resize = {self.resize}: cannot act without data.image_size")
+        return self
 
     @model_validator(mode="after")
     def check_validation(self) -> "Data":

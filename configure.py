@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, ValidationError, create_model
 
-from config import Config, Data, Network, dotted_items
+from config import OWN_IMAGES, Config, Data, Network, dotted_items
 from errors import UserError, did_you_mean
 from strict_yaml import inline, parse_yaml, read_yaml
 
@@ -64,7 +64,7 @@ def full_schema(network: str) -> type[Config]:
     from dataset import DATASETS
     from model import MODELS, find_network
 
-    dataset: Any = Literal[tuple(DATASETS)]
+    dataset: Any = Literal[(*DATASETS, *OWN_IMAGES)]
     data = create_model("Data", __base__=Data, dataset=(dataset, Data().dataset))
     names = [*MODELS, network] if network.startswith("torchvision.") else list(MODELS)
     sections = {name: network_section(name, find_network(name)) for name in names}
@@ -159,7 +159,7 @@ def describe(
         if kind == "union_tag_invalid":
             key, value = (*key, "name"), value["name"]
         message = f"{'.'.join(key)} = {shown(value)} is unknown"
-        message += did_you_mean(str(value), re.findall(r"'([^']*)'", allowed))
+        message += did_you_mean(str(value), re.findall(r"'([^']*)'", allowed) or [allowed])
     elif kind in ("model_type", "model_attributes_type"):
         message = f"{'.'.join(key)} = {shown(value)}: should be a section, written {{key: value}}"
     else:  # one complaint for each type that the key may have

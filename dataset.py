@@ -1,13 +1,14 @@
 """Images as tensors: data sets, their splits, and batches.
 
 A split is one uint8 tensor in memory, so a batch is one indexing operation and normalisation and
-augmentation (augment.py) work on whole batches. Training reads `load_splits` only; the test split has a function of its
-own, which nothing but test.py calls.
+augmentation (augment.py) work on whole batches; the user's own images, where they are too many, are read
+batch by batch. Training reads `load_splits` only; the test split has a function of its own, which nothing but
+test.py calls.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,14 +21,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from augment import augment, check, mix
-from config import Augment, Data
+from config import OWN_IMAGES, Augment, Data
+from content import hashes, mean_and_std
 from errors import UserError
+from listing import Listing, has_split, list_split
+from own_images import Files, read_listings, shape_of
+from pictures import look_at
 from published import read_cifar, read_emnist, read_mnist, read_svhn
+from stream import Stream
 
 
 class Split(NamedTuple):
-    images: Tensor  # (N, C, H, W) uint8
+    images: Tensor | Stream  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
+    files: Files | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class DataSet(NamedTuple):
     std: list[float]
 
 
-def read_digits(root: Path, train: bool) -> Split:
+def read_digits(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """The 8x8 digits that come with scikit-learn, a fifth of them (359) as a fixed test split.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
@@ -60,9 +67,10 @@ def read_digits(root: Path, train: bool) -> Split:
 
     pixels, labels = load_digits(return_X_y=True)
     images = (torch.from_numpy(pixels).reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
-    digits = Split(resize(images, 28), torch.from_numpy(labels).long())
-    rest, held_out = stratified_split(digits.labels, len(labels) // 5, seed=0)
-    return take(digits, rest if train else held_out)
+    images, labels = resize(images, 28), torch.from_numpy(labels).long()
+    rest, held_out = stratified_split(labels, len(labels) // 5, seed=0)
+    chosen = rest if train else held_out
+    return images[chosen], labels[chosen]
 
 
 DIGITS = list("0123456789")
@@ -130,37 +138,55 @@ DATASETS: dict[str, DataSet] = {
 }
 
 
-def load_splits(data: Data, seed: int) -> dict[str, Split]:
+def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str, Split]:
     """The "train" split and, if the config asks for one, the "val" split carved from it.
 
-    Raises UserError where there are fewer images than the config wants, or too small ones.
+    A val split that lies beside the training pictures is taken instead. `info`, once a network was trained,
+    says which classes and which shape pictures have. Raises UserError where there are fewer images than the
+    config wants, or where they cannot be read.
     """
-    train = read(data, train=True)
-    if data.limit is not None:
-        if data.limit > len(train.labels):
-            raise UserError(
-                f"data.limit = {data.limit}: {data.dataset} has {len(train.labels)} training images"
-            )
-        train = take(train, stratified_split(train.labels, data.limit, seed)[1])
-    channels, height, width = train.images.shape[1:]
+    if data.dataset in OWN_IMAGES:
+        listings = list_training(data, seed, info.classes if info else None)
+        splits = read_own_images(data, listings, info)
+    else:
+        train = read(data, train=True)
+        parts = carve(train.labels, data, seed)
+        splits = {name: take(train, chosen) for name, chosen in parts.items()}
+    channels, height, width = splits["train"].images.shape[1:]
     check(data.augment, (channels, height, width))
-    total = len(train.labels)
+    return splits
+
+
+def load_test(data: Data, info: DataInfo | None = None) -> Split:
+    """The test split, for test.py alone; for `info`, which own images need, see load_splits."""
+    if data.dataset not in OWN_IMAGES:
+        return read(data, train=False)
+    assert info is not None, "classes and shape are those of the training images"
+    listing = list_split(data, "test", info.classes)
+    return read_own_images(data, {"test": listing}, info)["test"]
+
+
+def carve(labels: Tensor, data: Data, seed: int) -> dict[str, Tensor]:
+    """Indices of the "train" split and, if `data` asks for one, of the "val" split."""
+    chosen = torch.arange(len(labels))
+    if data.limit is not None:
+        if data.limit > len(labels):
+            raise UserError(
+                f"data.limit = {data.limit}: {data.dataset} has {len(labels)} training images"
+            )
+        chosen = stratified_split(labels, data.limit, seed)[1]
+    total = len(chosen)
     size = round(data.validation * total) if isinstance(data.validation, float) else data.validation
     if size == 0:
         if data.validation > 0:
             raise UserError(f"data.validation = {data.validation}: less than one of {total} images")
-        return {"train": train}
+        return {"train": chosen}
     if size >= total:
         raise UserError(
             f"data.validation = {data.validation}: leaves nothing of {total} images to train on"
         )
-    rest, held_out = stratified_split(train.labels, size, seed)
-    return {"train": take(train, rest), "val": take(train, held_out)}
-
-
-def load_test(data: Data) -> Split:
-    """The test split, for test.py alone."""
-    return read(data, train=False)
+    rest, held_out = stratified_split(labels[chosen], size, seed)
+    return {"train": chosen[rest], "val": chosen[held_out]}
 
 
 def read(data: Data, train: bool) -> Split:
@@ -181,36 +207,82 @@ def read(data: Data, train: bool) -> Split:
     return Split(images, labels)
 
 
+def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
+    """The own images of the "train" split and, if there is to be one, of the "val" split."""
+    train = list_split(data, "train", classes)
+    if not has_split(data, "val"):
+        parts = carve(train.labels, data, seed)
+        return {name: train.take(chosen) for name, chosen in parts.items()}
+    if data.validation != Data().validation:
+        raise UserError(
+            f"data.validation = {data.validation}: cannot act, for {data.root} has a val split of its own"
+        )
+    chosen = carve(train.labels, data.model_copy(update={"validation": 0}), seed)["train"]
+    return {"train": train.take(chosen), "val": list_split(data, "val", train.classes)}
+
+
+def read_own_images(
+    data: Data, listings: dict[str, Listing], info: DataInfo | None
+) -> dict[str, Split]:
+    found = read_listings(data, listings, info.image_shape if info else None)
+    return {name: Split(*parts) for name, parts in found.items()}
+
+
 def data_info(data: Data, split: Split) -> DataInfo:
-    dataset = DATASETS[data.dataset]
+    """What is known of `data`, given its training images."""
     _, channels, height, width = split.images.shape
-    return DataInfo(
-        data.dataset,
-        dataset.classes,
-        dataset.mean,
-        dataset.std,
-        (channels, height, width),
-        tuple(torch.bincount(split.labels, minlength=len(dataset.classes)).tolist()),
-    )
+    if split.files:
+        classes, (mean, std) = split.files.classes, mean_and_std(split.files.histogram)
+    else:
+        _, classes, _, mean, std = DATASETS[data.dataset]
+    counts = tuple(torch.bincount(split.labels, minlength=len(classes)).tolist())
+    return DataInfo(data.dataset, classes, mean, std, (channels, height, width), counts)
 
 
-def checksum(splits: dict[str, Split]) -> str:
-    """SHA-256 of all images and labels."""
+def image_hashes(split: Split) -> list[bytes]:
+    """A hash of the pixels of each image."""
+    if split.files:
+        return split.files.hashes
+    assert isinstance(split.images, Tensor)
+    return hashes(split.images.numpy())
+
+
+def checksum(splits: dict[str, Split], digests: dict[str, list[bytes]]) -> str:
+    """SHA-256 of the hashes of all images, and of all labels."""
     digest = hashlib.sha256()
-    for split in splits.values():
-        for part in split:
-            digest.update(part.contiguous().numpy().data)
+    for name, split in splits.items():
+        digest.update(b"".join(digests[name]))
+        digest.update(split.labels.numpy().data)
     return digest.hexdigest()
 
 
 def image_shape(data: Data) -> tuple[int, int, int]:
-    """(C, H, W) of the images that `data` describes, without reading them."""
+    """(C, H, W) of the images that `data` describes; of own images as their headers say, without decoding."""
+    if data.dataset in OWN_IMAGES:
+        train = list_split(data, "train")
+        return shape_of(data, look_at(Path(data.root), train.paths), [train])
     channels, height, width = DATASETS[data.dataset].image_shape
     return channels, data.image_size or height, data.image_size or width
 
 
+def class_names(data: Data) -> list[str]:
+    if data.dataset in OWN_IMAGES:
+        return list_split(data, "train").classes
+    return DATASETS[data.dataset].classes
+
+
 def take(split: Split, indices: Tensor) -> Split:
+    assert isinstance(split.images, Tensor)
     return Split(split.images[indices], split.labels[indices])
+
+
+def first_images(split: Split, count: int) -> Split:
+    """The first `count` images. Raises UserError for a stream, which is for more than that."""
+    if isinstance(split.images, Stream):
+        raise UserError(
+            "train.overfit_batches: cannot act where images are read batch by batch; raise data.memory_limit"
+        )
+    return Split(split.images[:count], split.labels[:count])
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -240,7 +312,7 @@ def generator(seed: int, *place: int) -> torch.Generator:
 
 
 class Batches:
-    """A split on the device as uint8, and the normalised batches made of it.
+    """A split on the device as uint8, or a stream of it, and the normalised batches made of it.
 
     One pass yields images (B, C, H, W) float32 and labels (B,) int64, B = batch_size; the last batch holds
     what is left. In training a single image left over joins the batch before it, since batch normalisation
@@ -248,7 +320,9 @@ class Batches:
     """
 
     def __init__(self, split: Split, info: DataInfo, batch_size: int, device: torch.device):
-        self.images, self.labels = split.images.to(device), split.labels.to(device)
+        images = split.images
+        self.images = images if isinstance(images, Stream) else images.to(device)
+        self.labels = split.labels.to(device)
         self.batch_size, self.num_classes = batch_size, len(info.classes)
         per_channel = (1, len(info.mean), 1, 1)
         self.mean = 255 * torch.tensor(info.mean, device=device).view(per_channel)
@@ -261,9 +335,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, as it is."""
-        for start in range(0, len(self.labels), self.batch_size):
-            chosen = slice(start, start + self.batch_size)
-            yield self.normalise(self.images[chosen]), self.labels[chosen]
+        chunks = torch.arange(len(self.labels), device=self.labels.device).split(self.batch_size)
+        for images, labels in self.read(chunks):
+            yield self.normalise(images), labels
 
     def shuffled(
         self,
@@ -286,16 +360,24 @@ class Batches:
         else:
             order = torch.randperm(len(self.labels), generator=random)
         order = order.to(self.labels.device)
-        for i in range(start, len(self)):
-            last = i == len(self) - 1
-            chosen = order[i * self.batch_size : None if last else (i + 1) * self.batch_size]
+        ends = [self.batch_size * i for i in range(1, len(self))]
+        chunks = order.tensor_split(ends)[start:]
+        for i, (images, labels) in enumerate(self.read(chunks), start):
             step = epoch * len(self) + i
             torch.manual_seed(derived_seed(seed, STEP, step))
-            images = self.normalise(augment(self.images[chosen], config))
-            labels = self.labels[chosen]
+            images = self.normalise(augment(images, config))
             if config.mixes:
                 images, labels = mix(images, labels, self.num_classes, config)
             yield step, images, labels
+
+    def read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images (B, C, H, W) uint8 and labels (B,) of each tensor of indices, on the device."""
+        if isinstance(self.images, Stream):
+            images = self.images.batches(chunks)
+        else:
+            images = (self.images[chosen] for chosen in chunks)
+        for chosen, batch in zip(chunks, images, strict=True):
+            yield batch.to(self.labels.device), self.labels[chosen]
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std

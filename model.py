@@ -642,10 +642,10 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from configure import load_config
-    from dataset import DATASETS, image_shape
+    from dataset import class_names, image_shape
 
     config = load_config(args.config, args.overrides)
-    shape, classes = image_shape(config.data), len(DATASETS[config.data.dataset].classes)
+    shape, classes = image_shape(config.data), len(class_names(config.data))
     arguments = {"logistic": config.loss.logistic} | config.model.arguments()
     model = build_model(config.model.name, shape, classes, **arguments)
     print(layer_table(model, shape))

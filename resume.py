@@ -9,7 +9,7 @@ from errors import UserError
 from run_dir import locked, read_facts
 
 # where a run computes and reads, not what: these may be others when it goes on
-FREE = {"device", "data.root"}
+FREE = {"device", "data.root", "data.memory_limit"}
 
 
 class Resume(NamedTuple):
@@ -31,7 +31,7 @@ def resume_run(run_dir: Path, config: Config) -> Resume:
     """The run in `run_dir`, to go on with under `config`.
 
     Raises UserError where there is no good checkpoint, or where `config` differs in more than `device`,
-    `data.root` and more epochs.
+    `data.root`, `data.memory_limit` and more epochs.
     """
     from checkpoint import load_newest, parse_config
 
@@ -46,7 +46,7 @@ def resume_run(run_dir: Path, config: Config) -> Resume:
         )
         raise UserError(
             f"--resume {run_dir}: a run goes on with its own config; different are {listed}; "
-            "allowed are more train.epochs, another device or data.root"
+            "allowed are more train.epochs, another device, data.root or data.memory_limit"
         )
     return Resume(run_dir, checkpoint)
 

@@ -30,7 +30,8 @@ def judge(
     """
     # imported here and not above, so that --help answers at once
     from checkpoint import restore
-    from dataset import Batches, load_splits, load_test
+    from content import read_hashes
+    from dataset import Batches, image_hashes, load_splits, load_test
     from device import pick_device, pick_precision
     from engine import evaluate
     from loss import build_loss
@@ -44,17 +45,24 @@ def judge(
     model = model.to(where)
 
     # only here, and only when asked, is the test split read
-    splits = {"test": load_test(data)} if split == "test" else load_splits(data, config.seed)
+    if split == "test":
+        splits = {"test": load_test(data, info)}
+    else:
+        splits = load_splits(data, config.seed, info)
     if split not in splits:
         raise UserError(
             f"--split {split}: this run carved no validation images (data.validation = 0)"
         )
-    images, labels = splits[split]
+    images, labels, files = splits[split]
     if images.shape[1:] != info.image_shape:
         sizes = ["x".join(map(str, shape)) for shape in (images.shape[1:], info.image_shape)]
         raise UserError(
             f"{path}: the images are {sizes[0]}, this network was trained on {sizes[1]}"
         )
+    trained_on = None
+    if split != "train" and (path.parent / "train_hashes.txt").exists():
+        training = read_hashes(path.parent / "train_hashes.txt")
+        trained_on = sum(digest in training for digest in image_hashes(splits[split]))
     batches = Batches(splits[split], info, batch_size or config.train.batch_size, where)
     folding: dict[str, Any] = {"layers": 0, "gain": None, "compared_images": 0}
     if fold:
@@ -81,6 +89,8 @@ def judge(
         "confusion": confusion.tolist(),
         "checkpoint": str(path),
         "epoch": checkpoint["epoch"],
+        "trained_on": trained_on,
+        "unreadable": files.unreadable if files else [],
         "folding": folding,
     }
 
@@ -93,6 +103,8 @@ def print_report(report: dict[str, Any]) -> None:
     )
     print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     print(f"loss {report['loss']:.4f}")
+    if report["unreadable"]:
+        print(f"files left out, since they cannot be read: {len(report['unreadable']):,}")
     if report["folding"]["layers"]:
         print(
             "batch normalisation folded ({layers} layers): {gain:.2f} times as fast, "
@@ -161,6 +173,11 @@ def main() -> None:
     for path in paths:
         report = judge(path, args.split, args.data_root, args.device, args.batch_size, args.fold)
         reports.append(report)
+        if report["trained_on"]:
+            print(
+                f"warning: {path}: {report['trained_on']:,} of these {report['n']:,} images were trained on",
+                file=sys.stderr,
+            )
         if len(paths) > 1 and args.json != "-":
             print(
                 f"{path}: {report['correct']:,} of {report['n']:,} correct, {report['accuracy']:.2%}"

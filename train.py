@@ -48,7 +48,15 @@ def train(
 
     from augment import harmful
     from checkpoint import Due, Progress, load_state, save_checkpoint
-    from dataset import Batches, Split, checksum, data_info, load_splits
+    from data_report import keep_data_report, print_data_report
+    from dataset import (
+        Batches,
+        checksum,
+        data_info,
+        first_images,
+        image_hashes,
+        load_splits,
+    )
     from device import pick_device, pick_precision
     from engine import evaluate, train_one_epoch
     from layer_table import by, summary
@@ -65,11 +73,13 @@ def train(
 
     # data: the training images and, carved from them, the validation images
     splits = load_splits(config.data, config.seed)
+    info = data_info(config.data, splits["train"])
     batch_size = config.train.batch_size
     if config.train.overfit_batches:
-        few = slice(config.train.overfit_batches * batch_size)
-        splits = dict.fromkeys(("train", "val"), Split(*(part[few] for part in splits["train"])))
-    info, data_sha256 = data_info(config.data, splits["train"]), checksum(splits)
+        few = config.train.overfit_batches * batch_size
+        splits = dict.fromkeys(("train", "val"), first_images(splits["train"], few))
+    digests = {name: image_hashes(split) for name, split in splits.items()}
+    data_sha256 = checksum(splits, digests)
     train_batches = Batches(splits["train"], info, batch_size * config.train.accumulate, device)
     val_batches = Batches(splits["val"], info, batch_size, device) if "val" in splits else None
     laps("data")
@@ -118,6 +128,7 @@ def train(
     run_dir = resume.run_dir if resume else create_run_dir(config, run_dir)
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
     print(f"{config.data.dataset}: {counts} images of {by(info.image_shape)}")
+    print_data_report(splits, info, digests)
     print(f"{config.model.name}: {summary(model, info.image_shape)}")
     print(
         f"{facts['device']}, {facts['threads']} threads, {facts['precision']}; writing to {run_dir}"
@@ -136,6 +147,7 @@ def train(
     ):
         if resume:
             rewrite_config(config, run_dir)
+        keep_data_report(run_dir, splits, digests)
         due, patience = Due(config.train.checkpoint_every), config.train.patience
         saved = (progress.epoch, progress.step)
 

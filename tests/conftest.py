@@ -1,5 +1,6 @@
 """What several tests share: the scripts as a user calls them, short runs, and MNIST real or imitated."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
+import model as model_script
 import test as test_script
 import train as train_script
 from checkpoint import load_checkpoint
@@ -21,7 +25,11 @@ PROJECT = Path(__file__).parent.parent
 # TensorBoard reads event files in the order of their names: in seconds, and then in this count of a process's
 # files. Runs in one process, in one second, are an affair of tests: let its text sort as its numbers do.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
-SCRIPTS = {"train.py": train_script.main, "test.py": test_script.main}
+SCRIPTS = {
+    "train.py": train_script.main,
+    "test.py": test_script.main,
+    "model.py": model_script.main,
+}
 
 
 class Result(NamedTuple):
@@ -143,3 +151,21 @@ def after(monkeypatch, owner, name, calls, act):
         return function(*arguments, **options)
 
     monkeypatch.setattr(owner, name, counted)
+
+
+@pytest.fixture
+def digit_pictures(tmp_path):
+    """Make root/<split>/<class>/<n>.png or .jpg of real digits: digit_pictures({"train": 60}) -> root."""
+
+    def make(counts, classes=3, size=28):
+        digits, numbers = load_digits(n_class=classes), itertools.count()
+        for split, count in counts.items():
+            for number in itertools.islice(numbers, count):
+                pixels = (digits.images[number] * (255 / 16)).astype(np.uint8)
+                folder = tmp_path / "pictures" / split / f"digit {digits.target[number]}"
+                folder.mkdir(parents=True, exist_ok=True)
+                picture = Image.fromarray(pixels).resize((size, size))
+                picture.save(folder / f"{number}.{'jpg' if number % 2 else 'png'}")
+        return tmp_path / "pictures"
+
+    return make
