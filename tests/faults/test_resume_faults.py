@@ -69,8 +69,8 @@ def test_fault_24_the_comparison_fails_where_a_part_of_the_state_is_lost(
 ):
     """The negative controls: without one of these the test above could not fail."""
 
-    def from_the_start(self, seed, epoch, augment, start=0):
-        return shuffled(self, seed, epoch, augment, 0)
+    def from_the_start(self, seed, epoch, augment, start=0, sampling="natural"):
+        return shuffled(self, seed, epoch, augment, 0, sampling)
 
     shuffled = dataset.Batches.shuffled
     losses = {
