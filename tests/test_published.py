@@ -161,7 +161,7 @@ def test_svhn_is_what_torchvision_reads(tmp_path, split, monkeypatch):
 @pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.parametrize("order, mark", [("<", b"\x00\x01IM"), (">", b"\x01\x00MI")])
 def test_svhn_is_read_in_either_byte_order_compressed_or_not(tmp_path, order, mark, compressed):
-    """Such a file made by hand, with labels few enough to stand in the shorter form, and one variable more."""
+    """Such a file made by hand, with labels few enough for the shorter form, sizes that need padding, and one variable more."""
 
     def element(kind, content):
         if 0 < len(content) <= 4:
@@ -178,7 +178,7 @@ def test_svhn_is_read_in_either_byte_order_compressed_or_not(tmp_path, order, ma
     images = pixels("train", 3, 32, 32)[:3]
     variables = [
         variable(b"notes", np.ones((2, 3)), stored_as=9),
-        variable(b"y", np.array([[1], [10], [9]], np.uint8)),
+        variable(b"y", np.array([[[1]], [[10]], [[9]]], np.uint8)),
         variable(b"X", images.transpose(2, 3, 1, 0)),
     ]
     (tmp_path / "train_32x32.mat").write_bytes(bytes(124) + mark + b"".join(variables))

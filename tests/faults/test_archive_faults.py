@@ -47,7 +47,7 @@ def train(script, tmp_path):
         paths = (
             path for path in tmp_path.rglob("*") if path.relative_to(tmp_path).parts[0] != "run"
         )
-        return {path: path.is_file() and path.read_bytes() for path in paths}
+        return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
     def call(name):
         before = here()
@@ -254,8 +254,13 @@ def bomb(kind):
         write_cifar10(ROOT, cifar10_files() | {"data_batch_1.bin": BOMB})
     if kind == "tar.gz, its header":
         write_tar(TAR, [member("././@LongLink", BOMB, tarfile.GNUTYPE_LONGNAME)])
+    if kind == "folder":
+        path = ROOT / "cifar-10-batches-bin" / "data_batch_1.bin"
+        path.parent.mkdir()
+        with path.open("wb") as file:
+            file.truncate(len(BOMB))
     if kind == "mat":
-        packed = zlib.compress(BOMB, 1)
+        packed = zlib.compress(np.array([14, len(BOMB)], "<u4").tobytes() + BOMB, 1)
         MAT.write_bytes(mat()[:128] + np.array([15, len(packed)], "<u4").tobytes() + packed)
 
 
@@ -269,6 +274,7 @@ def bomb(kind):
         ("cifar10", "tar.gz"),
         ("cifar10", "tar.gz, its member"),
         ("cifar10", "tar.gz, its header"),
+        ("cifar10", "folder"),
         ("svhn", "mat"),
     ],
 )
@@ -280,11 +286,22 @@ def test_what_unpacks_to_much_more_is_refused_in_bounded_memory(train, name, kin
     assert peak < 24 << 20, f"{peak / 2**20:.0f} MB"
 
 
+def test_a_tar_file_that_ends_early_is_refused(train):
+    """Between two images, in an archive that is compressed without a fault."""
+    write_cifar10(ROOT)
+    content = gzip.decompress(TAR.read_bytes())
+    start = content.index(b"cifar-10-batches-bin/data_batch_5.bin") + 512
+    TAR.write_bytes(gzip.compress(content[: start + 2 * 3073], 1))
+    assert refused(train("cifar10"), TAR, "damaged")
+
+
 @pytest.mark.parametrize("size", [-(1 << 40), -512, -1, 1 << 50])
 def test_a_tar_member_of_an_impossible_size_ends_in_one_line(train, size):
+    """After one of -512 bytes comes, by the rules, that one again."""
     info, _ = member("cifar-10-batches-bin/data_batch_1.bin")
-    info.size = size
     header = info.tobuf(tarfile.GNU_FORMAT)
+    info.size = size
+    header += info.tobuf(tarfile.GNU_FORMAT)
     ROOT.mkdir()
     TAR.write_bytes(gzip.compress(header + bytes(10240)))
     assert refused(train("cifar10"), TAR)

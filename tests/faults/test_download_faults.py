@@ -226,7 +226,7 @@ def test_only_https_is_asked(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "SCHEME", "https")
     with pytest.raises(UserError, match=r"file is missing in .*its host offers no https"):
         download.download([server.url, "ftp://127.0.0.1/"], tmp_path / "file", MD5)
-    assert server.asked == []
+    assert server.asked == server.waits == []
 
 
 def test_a_redirection_away_from_https_is_not_followed():
