@@ -32,9 +32,8 @@ def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
     shares = counts / counts.sum(axis=1, keepdims=True)
     mean = shares @ values
     std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
-    return mean.tolist(), np.where(
-        std > 0, std, 1.0
-    ).tolist()  # of one colour: nothing to divide by
+    std[std == 0] = 1.0  # of one colour: nothing to divide by
+    return mean.tolist(), std.tolist()
 
 
 def write_hashes(path: Path, digests: list[bytes]) -> None:

@@ -23,6 +23,8 @@ def test_shipped_configs_load_by_their_bare_names_and_open_with_their_command(pa
     command = (
         "# python train.py" if path.stem == "digits" else f"# python train.py --config {path.name}"
     )
+    if path.stem == "folder":
+        command += " data.root=FOLDER"
     assert path.read_text().splitlines()[0] == command
 
 

@@ -1,8 +1,11 @@
 """The user's own images: how they are listed, whole runs with them, and runs that stream them."""
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -136,7 +139,8 @@ def test_colour_and_size_are_those_of_the_training_images(digit_pictures):
     assert image_shape(folder(root, image_size=20)) == (3, 20, 20)
     (root / "val" / "digit 0").mkdir(parents=True)
     odd.rename(root / "val" / "digit 0" / "red.png")
-    assert image_shape(folder(root, image_size=20)) == (1, 20, 20), "val says nothing of training"
+    splits = load_splits(folder(root, image_size=20), 0)
+    assert splits["val"].images.shape[1:] == (1, 20, 20), "val says nothing of training"
     with pytest.raises(UserError, match=r"red\.png has 30x30 pixels, others have 30x40"):
         load_splits(folder(root), 0)
 
@@ -257,7 +261,11 @@ def test_streamed_batches_are_those_of_the_memory(odd_pictures):
     assert info == data_info(data, splits[1]["train"])
     memory, streamed = (Batches(split["train"], info, 7, CPU) for split in splits)
     assert len(memory) == len(streamed) == 9
-    next(iter(streamed))
+    torch.manual_seed(0)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(0)
+    next(iter(streamed))  # starts the workers
+    assert torch.equal(torch.rand(3), undisturbed)
     for first, second in zip(memory, streamed, strict=True):
         assert all(map(torch.equal, first, second))
     for epoch, start in ((0, 0), (3, 4)):
@@ -265,11 +273,7 @@ def test_streamed_batches_are_those_of_the_memory(odd_pictures):
         pairs = zip(memory.shuffled(*arguments), streamed.shuffled(*arguments), strict=True)
         for (step, *first), (other_step, *second) in pairs:
             assert step == other_step and all(map(torch.equal, first, second))
-    torch.manual_seed(0)
-    undisturbed = torch.rand(3)
-    torch.manual_seed(0)
     assert len(list(streamed)) == 9
-    assert torch.equal(torch.rand(3), undisturbed)
 
     passing = iter(streamed)
     next(passing)
@@ -297,6 +301,21 @@ def test_a_run_begun_in_memory_goes_on_streamed_to_the_same_weights(odd_pictures
     assert resumed.code == 0 and "read batch by batch" in resumed.out, resumed.error
     first, second = (load_checkpoint(Path(run, "last.pt"))["model"] for run in ("begun", "once"))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_signal_to_all_processes_leaves_the_workers_to_the_main_one(digit_pictures):
+    """As Ctrl-C does: it is for the main process to end the step, save and end them."""
+    data = folder(digit_pictures({"train": 40}), validation=0, memory_limit=1)
+    split = load_splits(data, 0)["train"]
+    before = {child.pid for child in multiprocessing.active_children()}
+    batches = iter(Batches(split, data_info(data, split), 4, CPU))
+    next(batches)
+    workers = {child.pid for child in multiprocessing.active_children()} - before
+    assert workers
+    for worker in workers:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(worker, number)
+    assert len(list(batches)) == 9
 
 
 def test_images_in_two_splits_are_found_by_their_pixels(digit_pictures, script):

@@ -24,7 +24,7 @@ def png(width, height, rows):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 1)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -40,7 +40,7 @@ FAULTS = {
     "truncated.png": (truncated, "truncated"),
     "text.png": (lambda path: path.write_text("a cat"), "none of BMP, GIF, JPEG"),
     "page.jpg": (lambda path: path.write_text("%PDF-1.4"), "none of BMP, GIF, JPEG"),
-    "postscript.png": (lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n"), "none of"),
+    "icon.png": (lambda path: Image.new("L", (28, 28)).save(path, format="ICO"), "none of BMP"),
     "huge.png": (lambda path: path.write_bytes(png(50_000, 50_000, b"\0")), "more than 64,000,000"),
     "large.png": (
         lambda path: path.write_bytes(png(8001, 8001, bytes(8002 * 8001))),
