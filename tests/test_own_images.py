@@ -333,7 +333,7 @@ def test_images_in_two_splits_are_found_by_their_pixels(digit_pictures, script):
     kept = read_hashes(Path("run/train_hashes.txt"))
     assert kept == set(image_hashes(load_splits(folder(root), 0)["train"])) and len(kept) == 40
     tested = script("test.py", "--ckpt", "run", "--json", "-")
-    assert "warning: 3 of these 15 images were trained on" in tested.error
+    assert "warning: run/best.pt: 3 of these 15 images were trained on" in tested.error
     assert json.loads(tested.out)["trained_on"] == 3
     Path("run/train_hashes.txt").write_text("no hash\n")
     tested = script("test.py", "--ckpt", "run")

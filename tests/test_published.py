@@ -33,7 +33,8 @@ PROJECT = Path(__file__).parent.parent
 
 def load(name, root, split):
     data = Data(dataset=name, root=str(root), validation=0)
-    return load_test(data) if split == "test" else load_splits(data, seed=0)["train"]
+    read = load_test(data) if split == "test" else load_splits(data, seed=0)["train"]
+    return read.images, read.labels
 
 
 @pytest.mark.parametrize("name", DATASETS)
