@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` to a checked config.
+"""From a YAML file and `key=value` to a checked config. Run by itself it writes configs/schema.json anew.
 
     config = load_config("mnist.yaml", ["optimizer.lr=0.05", "train.epochs=3"])
 
@@ -7,6 +7,7 @@ place where they were written.
 """
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -92,6 +93,27 @@ def network_section(name: str, network: Callable) -> type[Network]:
             annotation = Annotated[annotation, Field(strict=False)]
         fields[parameter.name] = (annotation, ... if required else parameter.default)
     return create_model(name, __base__=Network, **fields)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a config, by which editors complete and check YAML files (configs/schema.json)."""
+    schema = full_schema("").model_json_schema()
+    # A section without a name has the default's, so more than one variant may fit.
+    stack: list[Any] = [schema]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            node.pop("discriminator", None)
+            if "oneOf" in node:
+                node["anyOf"] = node.pop("oneOf")
+            stack += node.values()
+        elif isinstance(node, list):
+            stack += node
+    torchvision = {"type": "string", "pattern": r"^torchvision\."}
+    schema["properties"]["model"]["anyOf"].append(
+        {"type": "object", "properties": {"name": torchvision}, "required": ["name"]}
+    )
+    return schema
 
 
 def find_config(path: str | Path) -> Path:
@@ -205,3 +227,7 @@ def known_keys(schema: Any, key: tuple[str, ...], values: dict[str, Any]) -> lis
         ]
         schema = (named or variants)[0]
     return list(schema.model_fields)
+
+
+if __name__ == "__main__":
+    (CONFIGS / "schema.json").write_text(json.dumps(json_schema(), indent=1) + "\n")

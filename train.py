@@ -21,7 +21,7 @@ from errors import ArgumentParser, UserError, exit_code
 from laps import Laps
 
 if TYPE_CHECKING:
-    from config import Config
+    from config import Config, Train
     from resume import Resume
 
 
@@ -75,6 +75,7 @@ def train(
     splits = load_splits(config.data, config.seed)
     info = data_info(config.data, splits["train"])
     batch_size = config.train.batch_size
+    refuse_idle(config.train, len(splits["train"].labels))
     if config.train.overfit_batches:
         few = config.train.overfit_batches * batch_size
         splits = dict.fromkeys(("train", "val"), first_images(splits["train"], few))
@@ -96,6 +97,10 @@ def train(
         **arguments,
     )
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    if config.train.channels_last and all(weight.ndim != 4 for weight in model.parameters()):
+        raise UserError(
+            f"train.channels_last: cannot act on {config.model.name}, without convolutions"
+        )
     model = model.to(device).to(memory_format=layout)
     loss_fn = build_loss(config.loss, info).to(device)
     optimizer = build_optimizer(config.optimizer, model)
@@ -227,6 +232,22 @@ def train(
         + (f", validation accuracy {progress.best_score[0]:.2%}" if val_batches else "")
     )
     return run_dir
+
+
+def refuse_idle(options: Train, images: int) -> None:
+    """Raises UserError for options of the loop that `images` training images are too few for."""
+    overfit = options.overfit_batches
+    if overfit and overfit * options.batch_size >= images:
+        raise UserError(
+            f"train.overfit_batches = {overfit}: cannot act, since {images:,} images are no more batches"
+        )
+    if (
+        options.accumulate > 1
+        and min(images, (overfit or images) * options.batch_size) <= options.batch_size
+    ):
+        raise UserError(
+            f"train.accumulate = {options.accumulate}: cannot act, since an epoch has a single batch"
+        )
 
 
 def train_seeds(config: Config, seeds: int, run_dir: Path | None, resume: bool) -> Path:
