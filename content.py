@@ -1,4 +1,4 @@
-"""What images hold, whatever their files are called: hashes of their pixels, mean and spread of their colours."""
+"""What images hold, whatever they are called: hashes of their pixels, mean and spread of colours."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ def hashes(images: np.ndarray) -> list[bytes]:
 
 
 def histogram(images: np.ndarray) -> np.ndarray:
-    """(C, 256): how many pixels of images (N, C, H, W) uint8 have each value; those of several parts add up."""
+    """(C, 256): how many pixels of images (N, C, H, W) uint8 have each value; of several parts, add."""
     return np.array(
         [np.bincount(channel.ravel(), minlength=256) for channel in images.swapaxes(0, 1)]
     )

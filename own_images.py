@@ -1,4 +1,4 @@
-"""The user's own picture files: from their lists to images in memory, or to streams where they are too many."""
+"""The user's own picture files: from their lists to images in memory, or to streams of too many."""
 
 import math
 from collections.abc import Iterable
@@ -85,7 +85,10 @@ def read_listings(
 def shape_of(
     data: Data, headers: dict[str, Header | str], listings: Iterable[Listing]
 ) -> tuple[int, int, int]:
-    """(C, H, W) that `data` asks for, or what the training files suggest. Raises UserError if none can be read."""
+    """(C, H, W) that `data` asks for or else the training files have.
+
+    Raises UserError where it depends on them and none can be read.
+    """
     if data.channels and data.image_size:
         return data.channels, data.image_size, data.image_size
     training = [path for part in listings if part.split == "train" for path in part.paths]

@@ -1,8 +1,8 @@
 """Picture files as uint8 arrays of one shape, whatever kind of file they are.
 
-Only the formats below are tried, by a file's content and never by its name, and no picture of more than
-64 million pixels is decoded. A picture is turned as its EXIF orientation says, of an animation the first frame
-is taken, what is transparent lies over black, and 16 bits a pixel are scaled to 8.
+Only the formats below are tried, by a file's content and never by its name, and no picture of more
+than 64 million pixels is decoded. A picture is turned as its EXIF orientation says, of an animation the
+first frame is taken, what is transparent lies over black, and 16 bits a pixel are scaled to 8.
 """
 
 import os
@@ -77,7 +77,7 @@ class Pictures(Dataset):
         return images, reasons
 
     def read_all(self, keep: bool) -> Contents:
-        """Decode every file once, in threads; without `keep` the pixels are only measured, in little memory."""
+        """Decode every file once, in threads; without `keep` the pixels are measured, in little memory."""
         count = len(self.paths)
         kept = torch.empty((count if keep else 0, *self.shape), dtype=torch.uint8)
 
@@ -95,9 +95,8 @@ class Pictures(Dataset):
         reasons = {index: why for block in blocks_of_reasons for index, why in block.items()}
         readable = [index for index in range(count) if index not in reasons]
         if keep and reasons:
-            for place, index in enumerate(
-                readable
-            ):  # one by one, since there may be room for no copy
+            # one by one, since there may be no room for a copy
+            for place, index in enumerate(readable):
                 kept[place] = kept[index]
         return Contents(
             kept[: len(readable)] if keep else None,
