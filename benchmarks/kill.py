@@ -1,7 +1,7 @@
 """Kill -9 a training process again and again, many times inside a checkpoint write, and lose nothing.
 
-    python benchmarks/kill.py                # 200 kills
-    python benchmarks/kill.py --kills 20
+    python -m benchmarks.kill                # 200 kills
+    python -m benchmarks.kill --kills 20
 
 Each run trains in child processes that write a checkpoint after every step. Each child is killed at a random
 moment; the folder is looked into; the next child resumes. When the run has come to its end, both its
@@ -23,8 +23,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch

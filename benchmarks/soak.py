@@ -1,6 +1,6 @@
 """Watch a long run from outside: does its memory grow, do its open files?
 
-    python benchmarks/soak.py                 # 10,000 steps of a small network, about three minutes
+    python -m benchmarks.soak                 # 10,000 steps of a small network, about three minutes
 
 Resident memory and open files of the training process are read ten times a second. The slope is that of a
 line fitted to the second half, in kB per 1,000 steps. The last line is the result as JSON.
