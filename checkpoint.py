@@ -18,7 +18,7 @@ from configure import config_from_dict
 from dataset import DataInfo
 from errors import UserError
 from files import is_sealed, write_sealed
-from model import build_model
+from network import build_network
 
 FORMAT = 3
 
@@ -198,14 +198,7 @@ def restore(path: Path) -> tuple[dict[str, Any], Config, DataInfo, nn.Module]:
         info = TypeAdapter(DataInfo).validate_python(checkpoint["data"])
     except ValidationError as error:
         raise UserError(f"{path}: its data: {error}") from None
-    arguments = config.model.arguments(trained=True)
-    model = build_model(
-        config.model.name,
-        info.image_shape,
-        len(info.classes),
-        logistic=config.loss.logistic,
-        **arguments,
-    )
+    model = build_network(config, info, trained=True)
     try:
         load_weights(checkpoint.get("ema", checkpoint["model"]), model)  # what was validated
     except UserError as error:

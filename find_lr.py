@@ -39,7 +39,7 @@ def range_test(
     from device import pick_device, pick_precision
     from engine import train_one_epoch
     from loss import build_loss
-    from model import build_model
+    from network import build_network
     from optimizer import build_optimizer
 
     device = pick_device(config.device)
@@ -48,9 +48,7 @@ def range_test(
     info = data_info(config.data, split)
     batches = Batches(split, info, config.train.batch_size * config.train.accumulate, device)
     torch.manual_seed(config.seed)
-    shape, classes = info.image_shape, len(info.classes)
-    arguments = {"logistic": config.loss.logistic} | config.model.arguments()
-    model = build_model(config.model.name, shape, classes, **arguments).to(device)
+    model = build_network(config, info).to(device)
     optimizer = build_optimizer(config.optimizer, model)
     epochs = (
         batches.shuffled(config.seed, epoch, config.data.augment, 0, config.data.sampling)

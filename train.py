@@ -61,7 +61,7 @@ def train(
     from engine import evaluate, train_one_epoch
     from layer_table import by, summary
     from loss import build_loss
-    from model import build_model
+    from network import build_network
     from optimizer import build_optimizer, learning_rate
     from record import Record, run_facts
     from run_dir import check_free_space, create_run_dir, locked, read_facts, rewrite_config
@@ -88,20 +88,7 @@ def train(
     # network, loss, optimizer; the learning rate is a function of the step
     torch.manual_seed(config.seed)
     checkpoint = resume.checkpoint if resume else None
-    arguments = config.model.arguments(trained=checkpoint is not None)
-    model = build_model(
-        config.model.name,
-        info.image_shape,
-        len(info.classes),
-        logistic=config.loss.logistic,
-        **arguments,
-    )
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    if config.train.channels_last and all(weight.ndim != 4 for weight in model.parameters()):
-        raise UserError(
-            f"train.channels_last: cannot act on {config.model.name}, without convolutions"
-        )
-    model = model.to(device).to(memory_format=layout)
+    model = build_network(config, info, trained=checkpoint is not None).to(device)
     loss_fn = build_loss(config.loss, info).to(device)
     optimizer = build_optimizer(config.optimizer, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)

@@ -79,14 +79,14 @@ def test_the_mean_of_the_weights_is_kept_and_judged(tmp_path, monkeypatch):
         seen.append({key: value.clone() for key, value in live[0].state_dict().items()})
         return real(self, update)
 
-    live, real, build = [], record.Record.update, __import__("model").build_model
+    live, real, build = [], record.Record.update, __import__("network").build_network
 
     def keep(*arguments, **options):
         live.append(build(*arguments, **options))
         return live[0]
 
     monkeypatch.setattr(record.Record, "update", watch)
-    monkeypatch.setattr("model.build_model", keep)
+    monkeypatch.setattr("network.build_network", keep)
     run = train(load_config("digits.yaml", [*SHORT, "train.ema=0.9"]), tmp_path / "run")
     monkeypatch.undo()
     expected = seen[0]

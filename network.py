@@ -1,0 +1,27 @@
+"""The network that a config describes, sized by its data: where configs, data and model.py meet."""
+
+import torch
+from torch import nn
+
+from config import Config
+from dataset import DataInfo
+from errors import UserError
+from model import build_model
+
+
+def build_network(config: Config, info: DataInfo, trained: bool = False) -> nn.Module:
+    """The network on the CPU, in its first weights, or in any where `trained` ones are to be loaded.
+
+    Raises UserError where the config describes no network for these images.
+    """
+    arguments = config.model.arguments(trained)
+    shape, classes = info.image_shape, len(info.classes)
+    logistic = config.loss.logistic
+    model = build_model(config.model.name, shape, classes, logistic=logistic, **arguments)
+    if not config.train.channels_last:
+        return model
+    if all(weight.ndim != 4 for weight in model.parameters()):
+        raise UserError(
+            f"train.channels_last: cannot act on {config.model.name}, which has no convolution"
+        )
+    return model.to(memory_format=torch.channels_last)
