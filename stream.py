@@ -1,7 +1,9 @@
 """Pictures that the memory cannot hold: worker processes read them batch by batch, a few batches ahead."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -64,8 +66,16 @@ class Stream:
 
 
 def start_worker(worker: int) -> None:
-    """Leave signals that go to all processes at once to the main one, which ends the workers when it ends."""
+    """Leave signals that go to all processes at once to the main one, and end when it ends, however it does."""
     for name in NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     quiet()
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
