@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -185,3 +186,15 @@ def test_a_dry_run_tries_everything_and_leaves_nothing(script):
     assert not list(Path().iterdir())
     failed = script("train.py", "--dry-run", "optimizer.lr=1e38", "schedule={name: constant}")
     assert failed.code == 3 and not list(Path().iterdir())
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or torch.cuda.is_available()), reason="no compiler")
+def test_a_compiled_network_learns_the_same_and_is_saved_without_a_prefix(tmp_path):
+    options = [*MLP, "train.epochs=1"]
+    runs = [
+        train(load_config("digits.yaml", [*options, f"train.compile={value}"]), tmp_path / value)
+        for value in ("false", "true")
+    ]
+    plain, compiled = map(weights, runs)
+    assert plain.keys() == compiled.keys()
+    torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
