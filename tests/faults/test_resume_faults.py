@@ -143,6 +143,8 @@ def test_fault_25_a_signal_leaves_a_checkpoint_from_which_nothing_is_lost(
     assert (facts["epoch"], facts["step"]) == (checkpoint["epoch"], checkpoint["step"])
     expected = {"training": 9, "before the first step": 1, "the last step of an epoch": 6}
     assert checkpoint["step"] == expected.get(moment, 12)
+    if moment == "evaluation":
+        assert checkpoint["epoch"] == 1, "it did not wait for the rest of the images"
     resumed = script("train.py", "--resume", "run")
     assert resumed.code == 0, resumed.error
     assert differences_of_runs(undisturbed, Path("run")) == []
