@@ -80,7 +80,8 @@ def find_seeds(path: Path | None) -> list[Path]:
     """The checkpoints to judge of the runs in `path`, if `train.py --seeds` made that folder; else none."""
     if path is None or (path / "best.pt").exists():
         return []
-    return sorted(path.glob("seed_*/best.pt"), key=lambda file: int(file.parent.name[5:]))
+    found = [file for file in path.glob("seed_*/best.pt") if file.parent.name[5:].isdecimal()]
+    return sorted(found, key=lambda file: int(file.parent.name[5:]))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -124,12 +125,17 @@ def load_newest(run_dir: Path) -> tuple[Path, dict[str, Any]]:
     found = [path for path in files if path.is_file()]
     if not found:
         raise UserError(f"{run_dir}: holds no checkpoint to resume from (last.pt)")
-    for path in found[:-1]:
+    problems: list[str] = []
+    for path in found:
         try:
-            return path, load_checkpoint(path)
+            checkpoint = load_checkpoint(path)
         except UserError as error:
-            print(f"warning: {error}; using {found[-1]}", file=sys.stderr)
-    return found[-1], load_checkpoint(found[-1])
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            print(f"warning: {problem}; using {path}", file=sys.stderr)
+        return path, checkpoint
+    raise UserError("; ".join(problems))
 
 
 class Due:

@@ -79,7 +79,9 @@ class Data(Section):
     channels: Literal[1, 3] | None = Field(
         None, description="of your own images: 1 = grey, 3 = colour; null = 1 if all are grey"
     )
-    image_size: int | None = Field(None, ge=1, description="pixels; null = the data set's own")
+    image_size: int | None = Field(
+        None, ge=1, le=4096, description="pixels; null = the data set's own"
+    )
     resize: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description="your own images to a square of image_size"
     )
@@ -91,7 +93,8 @@ class Data(Section):
         "natural", description="balanced = an epoch has each class equally often"
     )
     memory_limit: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SIZE)] = Field(
-        "4GB", description="bytes, or 500MB; more of your own images are read batch by batch"
+        "4GB",
+        description="bytes, or 500MB; more of your own images are read batch by batch, of others refused",
     )
     skip_unreadable: bool = Field(
         False, description="leave out files of yours that are no images; false = refuse them"
@@ -105,7 +108,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def check_own_images(self) -> "Data":
-        for key in ("channels", "resize", "memory_limit", "skip_unreadable"):
+        for key in ("channels", "resize", "skip_unreadable"):
             value = getattr(self, key)
             if self.dataset not in OWN_IMAGES and value != type(self).model_fields[key].default:
                 raise ValueError(

@@ -203,6 +203,12 @@ def read(data: Data, train: bool) -> Split:
             f"but there are {len(dataset.classes)} classes"
         )
     if data.image_size is not None and images.shape[2:] != (data.image_size, data.image_size):
+        size = images.shape[0] * images.shape[1] * data.image_size**2
+        if size > data.memory_bytes:
+            raise UserError(
+                f"data.image_size = {data.image_size}: {len(images):,} images would take {size:,} bytes, more "
+                f"than data.memory_limit = {data.memory_limit}"
+            )
         images = resize(images, data.image_size)
     return Split(images, labels)
 
@@ -276,13 +282,14 @@ def take(split: Split, indices: Tensor) -> Split:
     return Split(split.images[indices], split.labels[indices])
 
 
-def first_images(split: Split, count: int) -> Split:
-    """The first `count` images. Raises UserError for a stream, which is for more than that."""
+def few_images(split: Split, count: int, seed: int) -> Split:
+    """`count` of the images, of all classes. Raises UserError for a stream, which is for more than that."""
     if isinstance(split.images, Stream):
         raise UserError(
             "train.overfit_batches: cannot act where images are read batch by batch; raise data.memory_limit"
         )
-    return Split(split.images[:count], split.labels[:count])
+    chosen = stratified_split(split.labels, count, seed)[1]
+    return Split(split.images[chosen], split.labels[chosen])
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -54,7 +54,10 @@ def train_one_epoch(
 
         optimizer.zero_grad()
         loss = correct = torch.zeros((), device=images.device)
-        parts = min(options.accumulate, math.ceil(len(labels) / options.batch_size))
+        # as in Batches, no single image is left over
+        leftover = 1 if options.batch_size > 1 else 0
+        full = math.ceil((len(labels) - leftover) / options.batch_size)
+        parts = max(1, min(options.accumulate, full))
         for part, truth in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
             with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
                 outputs = model(part)

@@ -59,8 +59,15 @@ def exit_code(main: Callable[[], None]) -> int:
     except OSError as error:
         complain(error)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # as torch says it
+            raise
+        complain(
+            f"not enough memory: {error}; a smaller train.batch_size or data.image_size may help"
+        )
+        return 2
     return 0
 
 
-def complain(error: Exception) -> None:
+def complain(error: Exception | str) -> None:
     print("error:", " ".join(str(error).split()), file=sys.stderr)

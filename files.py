@@ -18,7 +18,7 @@ SEAL = len(MARK) + hashlib.sha256().digest_size
 def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write, which takes the name `path` once it is whole and on disk: never half a file there.
 
-    The file there before is then named `previous`.
+    The file there before is then named `previous`, if it is sealed and whole.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -26,7 +26,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if previous and path.exists():
+        if previous and path.exists() and is_sealed(path):
             keep_copy(path, previous)
         os.replace(temporary, path)
         sync_folder(path.parent)

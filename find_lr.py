@@ -81,6 +81,8 @@ def suggestion(lrs: list[float], losses: list[float]) -> float:
     """
     import numpy as np
 
+    if len(lrs) < 3:
+        raise UserError("the loss explodes at once: try a smaller --from")
     slopes = np.gradient(np.array(losses), np.log(lrs))
     end = int(np.argmin(losses)) + 1
     if end < 3 or slopes[:end].min() >= 0:

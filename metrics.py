@@ -55,9 +55,9 @@ class Mean(NamedTuple):
 
 
 def mean_of_seeds(values: list[float]) -> Mean:
-    """Mean and sd of at least two `values`, and the 95% interval of the mean by Student's t."""
+    """Mean and sd of at least two `values`, fractions, and the 95% interval of the mean by Student's t."""
     from scipy.stats import t
 
     centre, sd = mean(values), stdev(values)
     half = float(t.ppf(0.975, len(values) - 1)) * sd / len(values) ** 0.5
-    return Mean(centre, sd, (centre - half, centre + half))
+    return Mean(centre, sd, (max(0.0, centre - half), min(1.0, centre + half)))

@@ -1,5 +1,7 @@
 """The network that a config describes, sized by its data: where configs, data and model.py meet."""
 
+from copy import deepcopy
+
 import torch
 from torch import nn
 
@@ -18,6 +20,13 @@ def build_network(config: Config, info: DataInfo, trained: bool = False) -> nn.M
     shape, classes = info.image_shape, len(info.classes)
     logistic = config.loss.logistic
     model = build_model(config.model.name, shape, classes, logistic=logistic, **arguments)
+    if config.train.batch_size == 1:
+        try:
+            deepcopy(model).train()(torch.zeros(1, *shape))
+        except ValueError:
+            raise UserError(
+                "train.batch_size = 1: batch normalisation cannot learn from one image where a map has one pixel"
+            ) from None
     if not config.train.channels_last:
         return model
     if all(weight.ndim != 4 for weight in model.parameters()):

@@ -136,7 +136,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self.muon.state = defaultdict(dict, {matrices[p]: self.state[p] for p in matrices})
         self.muon.step()
         for parameter, matrix in matrices.items():
-            parameter.copy_(matrix.view_as(parameter))  # flattening may have had to copy
+            if matrix.data_ptr() != parameter.data_ptr():  # flattening had to copy
+                parameter.copy_(matrix.view_as(parameter))
 
         self.adamw.param_groups, self.adamw.state = for_adamw, self.state
         self.adamw.step()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from config import Config, Section, dotted_items
+from config import Config
 from configure import load_config
 from errors import UserError
 from run_dir import locked, read_facts
@@ -96,9 +96,16 @@ def is_of(run_dir: Path, config: Config) -> bool:
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """The keys of which two configs have different values, but for those that may."""
-    old, new = (
-        {key: value for key, value in dotted_items(config) if not isinstance(value, Section)}
-        for config in (before, after)
-    )
+    old, new = (flat(config.model_dump(mode="json")) for config in (before, after))
     keys = [key for key in old | new if old.get(key) != new.get(key) and key not in FREE]
     return {key: (old.get(key), new.get(key)) for key in keys}
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,13 +52,20 @@ def create_seeds_dir(config: Config, run_dir: Path | None, again: bool) -> Path:
         return create_dated_dir(config, "seeds_")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        if any(run_dir.iterdir()) and not again:
+        others = [path for path in run_dir.iterdir() if not (again and is_of_seeds(path))]
+        if others:
             raise UserError(
-                f"--run-dir {run_dir}: should name a new or an empty folder (--resume auto goes on with its runs)"
+                f"--run-dir {run_dir}: holds {others[0].name}; it should name a new or an empty folder, "
+                "or with --resume auto one that --seeds has made"
             )
     except OSError as error:
         raise UserError(f"cannot create the run folder: {error}") from None
     return run_dir
+
+
+def is_of_seeds(path: Path) -> bool:
+    """Whether the folder that --seeds makes may hold this: runs, and the reports of test.py."""
+    return re.fullmatch(r"seed_\d+|(test|val|train)\.json", path.name) is not None
 
 
 def create_dated_dir(config: Config, prefix: str = "") -> Path:

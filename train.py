@@ -13,6 +13,7 @@ from __future__ import annotations
 import shlex
 import sys
 from argparse import RawDescriptionHelpFormatter
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -30,16 +31,18 @@ def train(
     run_dir: Path | None = None,
     laps: Laps | None = None,
     resume: Resume | None = None,
+    dry_run: bool = False,
 ) -> Path:
     """Train as `config` says and return the run folder, which then holds everything (see README).
 
     With `resume` that run goes on from its checkpoint, to the very bits that it would have come to. Raises
     UserError before anything is written, NonFiniteError when the loss is no longer a number, and Stopped
-    after a signal, once there is a checkpoint to go on from.
+    after a signal, once there is a checkpoint to go on from. A `dry_run` has one step, and validates a batch.
     """
     laps = laps or Laps()
     # imported here and not above, so that --help and a mistyped config answer at once
     from dataclasses import asdict
+    from itertools import islice
 
     import torch
     from torch import nn
@@ -53,7 +56,7 @@ def train(
         Batches,
         checksum,
         data_info,
-        first_images,
+        few_images,
         image_hashes,
         load_splits,
     )
@@ -78,7 +81,7 @@ def train(
     refuse_idle(config.train, len(splits["train"].labels))
     if config.train.overfit_batches:
         few = config.train.overfit_batches * batch_size
-        splits = dict.fromkeys(("train", "val"), first_images(splits["train"], few))
+        splits = dict.fromkeys(("train", "val"), few_images(splits["train"], few, config.seed))
     digests = {name: image_hashes(split) for name, split in splits.items()}
     data_sha256 = checksum(splits, digests)
     train_batches = Batches(splits["train"], info, batch_size * config.train.accumulate, device)
@@ -116,17 +119,17 @@ def train(
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
     earlier = read_facts(resume.run_dir) if resume else None
     facts = run_facts(device, precision, splits, data_sha256, laps, earlier)
-    check_free_space(resume.run_dir if resume else run_dir or Path("runs"), model)
-    run_dir = resume.run_dir if resume else create_run_dir(config, run_dir)
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
     print(f"{config.data.dataset}: {counts} images of {by(info.image_shape)}")
     print_data_report(splits, info, digests)
     print(f"{config.model.name}: {summary(model, info.image_shape)}")
+    for warning in harmful(config.data.augment, config.data.dataset):
+        print(f"warning: {warning}", file=sys.stderr)
+    check_free_space(resume.run_dir if resume else run_dir or Path("runs"), model)
+    run_dir = resume.run_dir if resume else create_run_dir(config, run_dir)
     print(
         f"{facts['device']}, {facts['threads']} threads, {facts['precision']}; writing to {run_dir}"
     )
-    for warning in harmful(config.data.augment, config.data.dataset):
-        print(f"warning: {warning}", file=sys.stderr)
     if checkpoint:
         print(f"resuming after step {progress.step:,} of {steps:,}")
     laps("build")
@@ -183,11 +186,14 @@ def train(
                         laps("training")
                         save("last.pt")
                     request.check()
+                    if dry_run:
+                        break
                 laps("training")
 
                 validation = None
                 if val_batches:
-                    validation = evaluate(judged, request.until(val_batches), loss_fn, precision)
+                    some = islice(val_batches, 1 if dry_run else None)
+                    validation = evaluate(judged, request.until(some), loss_fn, precision)
                 laps("validation")
                 row = record.end_epoch(validation, lr_at(progress.step - 1))
                 bar.write(epoch_line(row, epochs))
@@ -248,31 +254,44 @@ def train_seeds(config: Config, seeds: int, run_dir: Path | None, resume: bool) 
     from run_dir import create_seeds_dir
     from signals import Stopped
 
+    if config.seed + seeds > 2**63:
+        raise UserError(f"--seeds {seeds}: seeds from {config.seed} on would be too large")
     run_dir = create_seeds_dir(config, run_dir, resume)
     accuracies = []
-    for seed in range(config.seed, config.seed + seeds):
-        one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"
-        earlier = resume_newest(one, folder) if resume else None
-        print(f"seed {seed}: {folder}")
-        if not (earlier and is_finished(earlier, one)):
-            try:
+    try:
+        for seed in range(config.seed, config.seed + seeds):
+            one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"
+            earlier = resume_newest(one, folder) if resume else None
+            print(f"seed {seed}: {folder}")
+            if not (earlier and is_finished(earlier, one)):
                 train(one, folder, resume=earlier)
-            except Stopped as stop:
-                note = f"the same command with --run-dir {shlex.quote(str(run_dir))} --resume auto goes on"
-                raise Stopped(stop.number, note) from None
-        accuracies.append(load_checkpoint(folder / "best.pt")["validation"]["accuracy"])
+            best = load_checkpoint(folder / "best.pt")
+            accuracies.append(best["validation"]["accuracy"])
+    except Stopped as stop:
+        note = f"the same command with --run-dir {shlex.quote(str(run_dir))} --resume auto goes on"
+        raise Stopped(stop.number, note) from None
+    except UserError:
+        with suppress(OSError):  # not empty, unless it was the first
+            for empty in (run_dir, *run_dir.parents[:-1]):
+                empty.rmdir()
+        raise
     if None not in accuracies:
         print(f"validation accuracy of {seeds} seeds: {mean_of_seeds(accuracies)}")
     return run_dir
 
 
-def dry_run(config: Config, laps: Laps) -> None:
-    """A run of one step, with its validation and its files, in a folder that goes again."""
-    one = {"epochs": 1, "overfit_batches": 1, "checkpoint_every": None, "patience": None}
-    section = config.train.model_copy(update=one)
+def try_one_step(config: Config, laps: Laps) -> None:
+    """A run of one step, with a batch of its validation and all its files, in a folder that goes again."""
+    from signals import Stopped
+
+    once = {"epochs": 1, "checkpoint_every": None, "patience": None}
+    changed = {"train": config.train.model_copy(update=once), "log": type(config.log)(every=1)}
     with TemporaryDirectory() as folder:
-        train(config.model_copy(update={"train": section}), Path(folder, "run"), laps)
-    print("dry run: one step, its validation and its files work; nothing was kept")
+        try:
+            train(config.model_copy(update=changed), Path(folder, "run"), laps, dry_run=True)
+        except Stopped as stop:
+            raise Stopped(stop.number, "nothing was kept") from None
+    print("dry run: one step, a batch of its validation and its files work; nothing was kept")
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
@@ -326,6 +345,8 @@ def main() -> None:
     if going_on and args.run_dir:
         raise UserError("--run-dir and --resume RUN: the run goes on in its own folder")
 
+    if args.dry_run and (args.resume or args.seeds or args.run_dir):
+        raise UserError("--dry-run: keeps nothing, so --resume, --seeds and --run-dir cannot act")
     if args.seeds is not None and args.seeds < 2:
         raise UserError(f"--seeds {args.seeds}: should be at least 2")
     if args.seeds and going_on:
@@ -344,7 +365,7 @@ def main() -> None:
         print(to_yaml(config), end="")
         return
     if args.dry_run:
-        dry_run(config, laps)
+        try_one_step(config, laps)
         return
     resume = None
     if going_on:

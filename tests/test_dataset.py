@@ -13,6 +13,7 @@ from dataset import (
     DataInfo,
     Split,
     data_info,
+    few_images,
     load_splits,
     load_test,
     stratified_split,
@@ -197,3 +198,9 @@ def test_augmentation_depends_on_the_step_alone():
     assert torch.equal(*passes)
     plain = torch.cat([images for _, images, _ in batches.shuffled(0, 1, Augment())])
     assert not torch.equal(plain, passes[0])
+
+
+def test_a_few_images_are_of_all_classes():
+    labels = torch.arange(10).repeat_interleave(20)  # class by class, as folders are listed
+    few = few_images(Split(torch.zeros(200, 1, 2, 2, dtype=torch.uint8), labels), 30, seed=0)
+    assert few.labels.bincount().tolist() == [3] * 10 and few.images.shape == (30, 1, 2, 2)

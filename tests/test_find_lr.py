@@ -60,3 +60,11 @@ def test_mistakes_end_with_code_2_and_nothing_written(tmp_path, monkeypatch, cap
     assert exit_code(find_lr.main) == 2
     error = capsys.readouterr().err
     assert part in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_explodes_at_once_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["data.limit=100", "model={name: mlp}", "--from", "1e10", "--to", "1e20"]
+    monkeypatch.setattr(sys, "argv", ["find_lr.py", *options])
+    assert exit_code(find_lr.main) == 2
+    assert "explodes at once" in capsys.readouterr().err

@@ -75,9 +75,8 @@ def test_no_key_is_without_a_reader(script, monkeypatch, options):
     for _, value in dotted_items(config):
         if isinstance(value, Section):
             keys |= {(type(value).__name__, key) for key, _ in value}
-    own_images_only = {
-        ("Data", key) for key in ("channels", "resize", "memory_limit", "skip_unreadable")
-    }
+    own = ("channels", "resize", "memory_limit", "skip_unreadable")
+    own_images_only = {("Data", key) for key in own}
     variants = {key for key in keys if key[1] == "name"}  # by the type itself
     assert keys - read - whole - own_images_only - variants == set()
 
@@ -104,7 +103,7 @@ def test_no_key_is_without_a_reader(script, monkeypatch, options):
         (["data.augment.cutmix=1", "train.batch_size=1"], "data.augment.cutmix"),
         (["data.augment.elastic_sigma=3"], "elastic_sigma"),
         (["data.resize=pad"], "data.resize"),
-        (["data.memory_limit=1GB"], "data.memory_limit"),
+        (["data.memory_limit=1MB", "data.image_size=30"], "data.memory_limit = 1MB"),
         (["data.skip_unreadable=true"], "data.skip_unreadable"),
         (["data.channels=3"], "data.channels"),
         (["model.dropout=0.5"], "model.dropout"),

@@ -352,3 +352,18 @@ def test_a_run_stopped_in_an_epoch_resumes_to_the_very_bits(name, tmp_path, monk
         assert state and all(
             torch.equal(state[name], second["optimizer"]["state"][key][name]) for name in state
         )
+
+
+def test_muon_takes_weights_in_any_layout(tmp_path):
+    options = ["data.limit=40", "train.epochs=1", "optimizer={name: muon}", "train.batch_size=20"]
+    net = "model={name: convnet, channels: [[4], [8]], hidden: [16]}"
+    runs = [
+        train(
+            load_config("digits.yaml", [*options, net, f"train.channels_last={value}"]),
+            tmp_path / value,
+        )
+        for value in ("false", "true")
+    ]
+    plain, other = (load_checkpoint(run / "last.pt")["model"] for run in runs)
+    for key in plain:
+        torch.testing.assert_close(other[key], plain[key], atol=1e-2, rtol=1e-1)

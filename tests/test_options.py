@@ -39,7 +39,8 @@ def test_accumulated_batches_make_the_step_of_a_large_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "images, accumulate, sizes", [(10, 4, [3, 3, 2, 2]), (3, 4, [3]), (8, 1, [8])]
+    "images, accumulate, sizes",
+    [(10, 4, [4, 3, 3]), (11, 4, [3, 3, 3, 2]), (3, 4, [3]), (8, 1, [8])],
 )
 def test_the_parts_of_a_step_are_of_nearly_equal_size(images, accumulate, sizes):
     seen = []

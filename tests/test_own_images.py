@@ -149,7 +149,6 @@ KEYS = {
     "data.channels=1": "data.channels = 1: cannot act on digits",
     "data.resize=pad": "data.resize = pad: cannot act on digits",
     "data.skip_unreadable=true": "data.skip_unreadable = true: cannot act on digits",
-    "data.memory_limit=1GB": "data.memory_limit = 1GB: cannot act on digits",
     "data={dataset: folder, resize: crop}": "data.resize = crop: cannot act without data.image_size",
     "data={dataset: folder, channels: 2}": "data.channels = 2 is unknown (known: 1 or 3)",
     "data={dataset: folder, memory_limit: 4G}": "data.memory_limit = 4G",

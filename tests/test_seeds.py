@@ -85,3 +85,19 @@ def test_seeds_that_cannot_be_are_refused(script, options, part):
     result = script("train.py", *options)
     assert result.code == 2 and result.error.count("\n") == 1 and part in result.error
     assert not list(Path().iterdir())
+
+
+def test_seeds_that_cannot_begin_leave_nothing_and_take_no_other_folder(script):
+    nowhere = ["data.dataset=folder", "data.root=nowhere"]
+    for options in (["--run-dir", "new"], ["name=new"]):
+        assert script("train.py", "--seeds", 2, *nowhere, *options).code == 2
+        assert not list(Path().iterdir())
+    assert script("train.py", *QUICK, "--run-dir", "single").code == 0
+    result = script("train.py", *QUICK, "--seeds", 2, "--run-dir", "single", "--resume", "auto")
+    assert result.code == 2 and "--run-dir single: holds" in result.error
+    result = script("train.py", *QUICK, "--seeds", 2, f"seed={2**63 - 1}")
+    assert result.code == 2 and "--seeds 2" in result.error
+    Path("junk/seed_old").mkdir(parents=True)
+    shutil.copy("single/best.pt", "junk/seed_old")
+    result = script("test.py", "--ckpt", "junk")
+    assert result.code == 2 and "junk: this folder holds no best.pt" in result.error

@@ -166,7 +166,8 @@ def test_fault_19_a_damaged_last_checkpoint_is_reported_and_the_one_before_used(
     for name in ("last.pt", "previous.pt"):
         Path("run", name).write_bytes(b"")
     result = script("train.py", "--resume", "run")
-    assert result.code == 2 and "error: run/previous.pt: damaged" in result.error
+    assert result.code == 2 and "run/previous.pt: damaged" in result.error
+    assert result.error.count("\n") == 1
 
 
 class Malicious:
@@ -316,3 +317,11 @@ def test_fault_23_a_folder_in_which_a_process_trains_is_refused(undisturbed, scr
         assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
     Path("run/.lock").touch()  # what a crash leaves
     assert script("train.py", *options).code == 0
+
+
+def test_fault_19_a_damaged_checkpoint_never_takes_the_place_of_the_one_before(undisturbed, script):
+    shutil.copytree(undisturbed, "run")
+    good = Path("run/previous.pt").read_bytes()
+    Path("run/last.pt").write_bytes(Path("run/last.pt").read_bytes()[:-1])
+    save_checkpoint(Path("run/last.pt"), load_checkpoint(undisturbed / "last.pt"))
+    assert Path("run/previous.pt").read_bytes() == good and is_sealed(Path("run/last.pt"))

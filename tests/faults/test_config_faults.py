@@ -198,3 +198,20 @@ def test_whatever_the_config_says_the_run_starts_or_ends_with_code_2(script, mon
     started = result.error == "error: started\n"
     assert started or result.error.count("\n") == 1
     shutil.rmtree("runs", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        (["data.image_size=1000000"], "data.image_size = 1000000"),
+        (["data.image_size=4096"], "24,125,636,608 bytes, more than data.memory_limit = 4GB"),
+        (["model={name: mlp, hidden: [1000000000]}"], "allocate memory"),
+        (
+            ["train.batch_size=1", "data.image_size=8", "model={name: resnet18, width: 0.125}"],
+            "train.batch_size = 1",
+        ),
+    ],
+)
+def test_what_no_machine_can_train_is_one_line(script, options, part):
+    refused(script("train.py", "data.limit=10", *options), part)
+    assert not list(Path().iterdir())

@@ -342,3 +342,47 @@ def test_fault_30_curves_that_cannot_be_written_do_not_end_the_run(script, monke
     result = script("train.py", *SHORT, "--run-dir", "run")
     assert result.code == 0 and result.error.count("warning: no TensorBoard curves") == 1
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("net", ["{name: mlp}", "{name: convnet}"])
+def test_fault_26_auto_knows_a_run_whose_config_has_lists(script, monkeypatch, net):
+    """Read back from YAML a list is a list; a default may be a tuple."""
+    options = ["data.limit=60", "train.batch_size=20", "train.epochs=2", f"model={net}"]
+    interrupted(script, monkeypatch, [*options, "train.batch_size=4"])
+    Path("runs/digits").mkdir(parents=True)
+    Path("run").rename("runs/digits/cut")
+    result = script("train.py", *options, "train.batch_size=4", "--resume", "auto")
+    assert result.code == 0 and "writing to runs/digits/cut\nresuming after step 9" in result.out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["data.limit=100", "train.batch_size=128"],
+        ["data.limit=200", "train.batch_size=32", "train.accumulate=2"],
+        ["schedule={name: multistep, milestones: [2, 3]}", "train.epochs=5", "train.patience=3"],
+    ],
+)
+def test_a_dry_run_takes_any_config_and_keeps_nothing(script, options):
+    result = script("train.py", "--dry-run", "model={name: mlp, hidden: [8]}", *options)
+    assert result.code == 0 and "epoch 1/1" in result.out and "nothing was kept" in result.out
+    assert not list(Path().iterdir())
+
+
+def test_a_dry_run_takes_streams_and_signals_and_no_other_flag(script, digit_pictures, monkeypatch):
+    own = [
+        "data.dataset=folder",
+        f"data.root={digit_pictures({'train': 60})}",
+        "data.memory_limit=100",
+    ]
+    files = sorted(Path().rglob("*"))
+    net = ["model={name: mlp, hidden: [8]}", "train.batch_size=8"]
+    result = script("train.py", "--dry-run", *net, *own)
+    assert result.code == 0, result.error
+    for flags in (["--resume", "auto"], ["--seeds", "2"], ["--run-dir", "x"]):
+        refused = script("train.py", "--dry-run", *net, *flags)
+        assert refused.code == 2 and "--dry-run" in refused.error
+    after(monkeypatch, record.Record, "update", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = script("train.py", "--dry-run", *net)
+    assert (stopped.code, stopped.error) == (143, "stopped by SIGTERM; nothing was kept\n")
+    assert sorted(Path().rglob("*")) == files
