@@ -11,7 +11,7 @@ import configure
 from checkpoint import restore
 from config import BCE, MSE, Config, CrossEntropy, Focal
 from configure import load_config
-from dataset import DATASETS, DIGITS, DataInfo, DataSet, Split, read_digits
+from dataset import DATASETS, DIGITS, DataInfo, DataSet, read_digits
 from errors import UserError
 from loss import build_loss
 from model import build_model
@@ -126,8 +126,8 @@ def parity(monkeypatch):
     """Real digits as two classes, even and odd."""
 
     def read(root, train):
-        digits = read_digits(root, train)
-        return Split(digits.images, digits.labels % 2)
+        images, labels = read_digits(root, train)
+        return images, labels % 2
 
     dataset = DataSet(read, ["even", "odd"], (1, 28, 28), mean=[0.3057], std=[0.3248])
     monkeypatch.setitem(DATASETS, "parity", dataset)

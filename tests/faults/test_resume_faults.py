@@ -131,9 +131,11 @@ MOMENTS = {
 def test_fault_25_a_signal_leaves_a_checkpoint_from_which_nothing_is_lost(
     undisturbed, script, monkeypatch, moment, number
 ):
+    before = signal.signal(number, signal.SIG_DFL)  # nohup, for one, lets SIGHUP be ignored
     with monkeypatch.context() as patch:
         after(patch, *MOMENTS[moment], lambda: os.kill(os.getpid(), number))
         stopped = script("train.py", *SHORT, "--run-dir", "run")
+    signal.signal(number, before)
     name = signal.Signals(number).name
     assert stopped.code == 128 + number
     assert stopped.error == f"stopped by {name}; python train.py --resume run goes on\n"
@@ -386,3 +388,11 @@ def test_a_dry_run_takes_streams_and_signals_and_no_other_flag(script, digit_pic
     stopped = script("train.py", "--dry-run", *net)
     assert (stopped.code, stopped.error) == (143, "stopped by SIGTERM; nothing was kept\n")
     assert sorted(Path().rglob("*")) == files
+
+
+def test_a_signal_that_the_process_was_told_to_ignore_is_ignored(script, monkeypatch):
+    """As under nohup, when the terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    after(monkeypatch, record.Record, "update", 9, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    assert script("train.py", *SHORT, "--run-dir", "run").code == 0
+    signal.signal(signal.SIGHUP, before)
