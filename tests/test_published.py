@@ -183,9 +183,9 @@ def test_svhn_is_read_in_either_byte_order_compressed_or_not(tmp_path, order, ma
         variable(b"X", images.transpose(2, 3, 1, 0)),
     ]
     (tmp_path / "train_32x32.mat").write_bytes(bytes(124) + mark + b"".join(variables))
-    split = load("svhn", tmp_path, "train")
-    assert torch.equal(split.images, torch.from_numpy(images))
-    assert split.labels.tolist() == [1, 0, 9]
+    found, labels = load("svhn", tmp_path, "train")
+    assert torch.equal(found, torch.from_numpy(images))
+    assert labels.tolist() == [1, 0, 9]
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -211,7 +211,7 @@ def test_training_reads_no_test_images(tmp_path, name, monkeypatch):
     elif name == "svhn":
         write_svhn(tmp_path, "train", labels + 1)
         (tmp_path / "test_32x32.mat").write_bytes(b"garbage")
-    assert len(load(name, tmp_path, "train").labels) == (1438 if name == "digits" else 40)
+    assert len(load(name, tmp_path, "train")[1]) == (1438 if name == "digits" else 40)
 
 
 @pytest.mark.parametrize(
