@@ -48,6 +48,9 @@ MIXED = {
 }
 
 
+INFO = DataInfo("made up", ["a", "b", "c"], [0.5], [0.25], (1, 2, 2))
+
+
 def noise(*shape, seed=0):
     """uint8 images without black pixels."""
     generator = torch.Generator().manual_seed(seed)
@@ -399,7 +402,7 @@ def test_validation_images_stay_as_they_are():
         load_splits(Data(limit=200, augment=augment), 0) for augment in (Augment(), strong)
     )
     for name in ("train", "val"):
-        assert all(map(torch.equal, plain[name], augmented[name]))
+        assert all(map(torch.equal, plain[name][:2], augmented[name][:2]))
     batches = batches_of()
     list(batches.shuffled(0, 0, strong))
     images = torch.cat([images for images, _ in batches])
@@ -420,7 +423,7 @@ def test_training_on_shares_counts_the_largest_as_correct(precision):
     (update,) = train_one_epoch(
         model,
         [(0, torch.ones(4, 1, 2, 2), shares)],
-        build_loss(CrossEntropy(label_smoothing=smoothing)),
+        build_loss(CrossEntropy(label_smoothing=smoothing), INFO),
         optimizer,
         lambda step: 0.1,
         precision,
