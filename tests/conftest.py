@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ import train as train_script
 from checkpoint import load_checkpoint
 from configure import load_config
 from errors import exit_code
+from signals import NAMES
 
 PROJECT = Path(__file__).parent.parent
 # TensorBoard reads event files in the order of their names: in seconds, and then in this count of a process's
@@ -30,6 +32,12 @@ SCRIPTS = {
     "test.py": test_script.main,
     "model.py": model_script.main,
 }
+
+
+def heed_signals():
+    """For a child process: a shell lets what it starts in the background ignore SIGINT, nohup SIGHUP."""
+    for name in NAMES:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 class Result(NamedTuple):

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from conftest import heed_signals
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from augment import shift
@@ -299,8 +300,9 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     """A process of its own, as a user has it; tests/faults has every moment and every signal."""
     command = [sys.executable, str(PROJECT / "train.py"), "train.epochs=1000", "--run-dir", "run"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_signals,  # noqa: PLW1509
+    )  # fmt: skip
     assert process.stdout is not None
     while "epoch    2" not in process.stdout.readline():
         assert process.poll() is None

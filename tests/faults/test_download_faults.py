@@ -16,6 +16,7 @@ from urllib.request import Request
 
 import numpy as np
 import pytest
+from conftest import heed_signals
 from imitation import COUNTS, idx, pixels
 
 import download
@@ -288,7 +289,13 @@ sys.exit(exit_code(lambda: download.download([url], Path(path), md5)))
 
 def start(server, path):
     command = [sys.executable, "-c", PROGRAM, server.url + NAME, str(path), MD5]
-    return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_signals,  # noqa: PLW1509
+    )
 
 
 def test_two_processes_may_fetch_the_same_file(server, tmp_path):
