@@ -339,7 +339,9 @@ class Train(Section):
     overfit_batches: int | None = Field(
         None, ge=1, description="train and validate on these few batches: can it learn at all?"
     )
-    channels_last: bool = Field(False, description="lay images out as (N, H, W, C) in memory")
+    channels_last: Literal["auto"] | bool = Field(
+        "auto", description="lay images out as (N, H, W, C) in memory; auto = where that is faster"
+    )
     compile: bool = Field(False, description="torch.compile, which takes a minute at the start")
 
     @model_validator(mode="after")

@@ -1,8 +1,15 @@
-"""Where a run computes, and in which precision."""
+"""Where a run computes, in which precision and layout of memory, and with how many threads."""
+
+import ctypes
+import sys
+from pathlib import Path
 
 import torch
 
 from errors import UserError
+
+# of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def pick_device(name: str) -> torch.device:
@@ -36,3 +43,30 @@ def multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def pick_memory_format(
+    channels_last: str | bool, device: torch.device, precision: torch.dtype
+) -> torch.memory_format:
+    """How maps lie in memory. Measured with `python -m benchmarks.step`; on MPS not, so as torch has it."""
+    if channels_last == "auto":
+        channels_last = device.type == "cpu" or (
+            device.type == "cuda" and precision != torch.float32
+        )
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def use_cpu_well(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
+    """No more threads than a container may use, and memory that stays with the process.
+
+    PyTorch counts the processors that the process may run on, but not how much of their time. glibc gives
+    large blocks back to the system at once, so that each step has its maps cleared and mapped anew, page by
+    page: a quarter of its time.
+    """
+    if cpu_max.exists():
+        quota, _, period = cpu_max.read_text().partition(" ")
+        if quota != "max":
+            torch.set_num_threads(max(1, min(torch.get_num_threads(), int(quota) // int(period))))
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

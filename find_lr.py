@@ -36,19 +36,22 @@ def range_test(
     import torch
 
     from dataset import Batches, data_info, load_splits
-    from device import pick_device, pick_precision
+    from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
     from engine import train_one_epoch
+    from fused import fuse_pooling
     from loss import build_loss
     from network import build_network
     from optimizer import build_optimizer
 
+    use_cpu_well()
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
+    memory_format = pick_memory_format(config.train.channels_last, device, precision)
     split = load_splits(config.data, config.seed)["train"]
     info = data_info(config.data, split)
     batches = Batches(split, info, config.train.batch_size * config.train.accumulate, device)
     torch.manual_seed(config.seed)
-    model = build_network(config, info).to(device)
+    model = build_network(config, info).to(device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(config.optimizer, model)
     epochs = (
         batches.shuffled(config.seed, epoch, config.data.augment, 0, config.data.sampling)
@@ -63,7 +66,8 @@ def range_test(
     losses: list[float] = []
     mean = 0.0
     loss_fn = build_loss(config.loss, info).to(device)
-    updates = train_one_epoch(model, some, loss_fn, optimizer, lr_at, precision, config.train)
+    fused = fuse_pooling(model, info.image_shape)
+    updates = train_one_epoch(fused, some, loss_fn, optimizer, lr_at, precision, config.train)
     for n, update in enumerate(updates, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * update.loss.item()
         smoothed = mean / (1 - SMOOTHING**n)  # as if it had not begun at zero

@@ -27,10 +27,8 @@ def build_network(config: Config, info: DataInfo, trained: bool = False) -> nn.M
             raise UserError(
                 "train.batch_size = 1: batch normalisation cannot learn from one image where a map has one pixel"
             ) from None
-    if not config.train.channels_last:
-        return model
-    if all(weight.ndim != 4 for weight in model.parameters()):
+    if config.train.channels_last is True and all(w.ndim != 4 for w in model.parameters()):
         raise UserError(
             f"train.channels_last: cannot act on {config.model.name}, which has no convolution"
         )
-    return model.to(memory_format=torch.channels_last)
+    return model

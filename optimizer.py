@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -25,13 +26,24 @@ from config import (
 )
 from errors import UserError
 
+
+def without_compiler(kind: type[torch.optim.Optimizer]) -> Any:
+    """An optimizer of torch.optim that does not import torch.compile, which takes two seconds.
+
+    torch wraps the methods of its optimizers so that torch.compile leaves them alone; here it never sees them.
+    """
+    wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+    methods = {name: unwrap(getattr(kind, name)) for name in wrapped}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adagrad": torch.optim.Adagrad,
-    "adadelta": torch.optim.Adadelta,
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "sgd": without_compiler(torch.optim.SGD),
+    "adagrad": without_compiler(torch.optim.Adagrad),
+    "adadelta": without_compiler(torch.optim.Adadelta),
+    "rmsprop": without_compiler(torch.optim.RMSprop),
+    "adam": without_compiler(torch.optim.Adam),
+    "adamw": without_compiler(torch.optim.AdamW),
 }
 
 # where torch changes all weights in one kernel
@@ -87,7 +99,7 @@ def build_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimize
     return OPTIMIZERS[config.name](groups, **arguments)
 
 
-class MuonAndAdamW(torch.optim.Optimizer):
+class MuonAndAdamW(without_compiler(torch.optim.Optimizer)):  # type: ignore[misc]
     """torch's Muon for the `hidden` weights and torch's AdamW for the rest, with one state for both.
 
     Sources: K. Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks (2024), which takes a
@@ -112,16 +124,16 @@ class MuonAndAdamW(torch.optim.Optimizer):
                 "layers but those of the output layer"
             )
         matrices = [group | {"params": list(map(as_matrix, group["params"]))} for group in for_muon]
-        self.muon = torch.optim.Muon(matrices, **arguments)
+        self.muon = without_compiler(torch.optim.Muon)(matrices, **arguments)
         for_muon = [
             filled | {"params": group["params"]}
             for filled, group in zip(self.muon.param_groups, for_muon, strict=True)
         ]
-        self.adamw = torch.optim.AdamW(for_adamw, lr=arguments["lr"], fused=True)
+        self.adamw = OPTIMIZERS["adamw"](for_adamw, lr=arguments["lr"], fused=True)
         super().__init__(for_muon + self.adamw.param_groups, {})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:
         """Lend both their groups and state, of which this optimizer alone is the owner."""
         count = len(self.muon.param_groups)
         for_muon, for_adamw = self.param_groups[:count], self.param_groups[count:]

@@ -228,6 +228,7 @@ class Record:
 def run_facts(
     device: torch.device,
     precision: torch.dtype,
+    memory_format: torch.memory_format,
     splits: dict[str, Split],
     data_sha256: str,
     laps: Laps,
@@ -253,6 +254,7 @@ def run_facts(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "precision": str(precision).removeprefix("torch."),
+        "memory_format": str(memory_format).removeprefix("torch."),
         "data_sha256": data_sha256,
         "images": {name: len(split.labels) for name, split in splits.items()},
         "seconds": laps.seconds,  # the phases still to come appear in it when it is written at the end

@@ -32,17 +32,20 @@ def judge(
     from checkpoint import restore
     from content import read_hashes
     from dataset import Batches, image_hashes, load_splits, load_test
-    from device import pick_device, pick_precision
+    from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
     from engine import evaluate
+    from fused import fuse_pooling
     from loss import build_loss
     from metrics import confusion_matrix, per_class, wilson_interval
     from rewrite import fold_batch_norm, gain
 
     checkpoint, config, info, model = restore(path)
     data = config.data.model_copy(update={"root": data_root or config.data.root})
+    use_cpu_well()
     where = pick_device(device or config.device)
     precision = pick_precision(config.precision, where)
-    model = model.to(where)
+    memory_format = pick_memory_format(config.train.channels_last, where, precision)
+    model = model.to(where, memory_format=memory_format)  # type: ignore[call-overload]
 
     # only here, and only when asked, is the test split read
     if split == "test":
@@ -73,6 +76,7 @@ def judge(
             folding = {"layers": count, "gain": times, "compared_images": len(first_images)}
             model = folded
     loss_fn = build_loss(config.loss, info).to(where)
+    model = fuse_pooling(model, info.image_shape)
     evaluation = evaluate(model, batches, loss_fn, precision)
 
     confusion = confusion_matrix(labels, evaluation.predictions, len(info.classes))

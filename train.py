@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from errors import ArgumentParser, UserError, exit_code
+from imports import quick_imports
 from laps import Laps
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ def train(
 
     import torch
     from torch import nn
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
     from tqdm import tqdm
 
     from augment import harmful
@@ -60,8 +60,9 @@ def train(
         image_hashes,
         load_splits,
     )
-    from device import pick_device, pick_precision
+    from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
     from engine import evaluate, train_one_epoch
+    from fused import fuse_pooling
     from layer_table import by, summary
     from loss import build_loss
     from network import build_network
@@ -71,8 +72,10 @@ def train(
     from signals import Stopped, StopRequest, handled
 
     laps("import")
+    use_cpu_well()
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
+    memory_format = pick_memory_format(config.train.channels_last, device, precision)
 
     # data: the training images and, carved from them, the validation images
     splits = load_splits(config.data, config.seed)
@@ -91,18 +94,25 @@ def train(
     # network, loss, optimizer; the learning rate is a function of the step
     torch.manual_seed(config.seed)
     checkpoint = resume.checkpoint if resume else None
-    model = build_network(config, info, trained=checkpoint is not None).to(device)
+    model = build_network(config, info, trained=checkpoint is not None)
+    model = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
     loss_fn = build_loss(config.loss, info).to(device)
     optimizer = build_optimizer(config.optimizer, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scaler": scaler}
     ema = None
     if config.train.ema:
+        from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
         average = get_ema_multi_avg_fn(config.train.ema)
         ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         parts["ema"] = ema.module
-    judged = ema.module if ema else model
-    trained = cast(nn.Module, torch.compile(model)) if config.train.compile else model
+    # the same weights, computed faster
+    trained = judged = fuse_pooling(model, info.image_shape)
+    if ema:
+        judged = fuse_pooling(ema.module, info.image_shape)
+    if config.train.compile:
+        trained = cast(nn.Module, torch.compile(model))
     epochs, steps_per_epoch = config.train.epochs, len(train_batches)
     steps = epochs * steps_per_epoch
 
@@ -118,7 +128,7 @@ def train(
 
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
     earlier = read_facts(resume.run_dir) if resume else None
-    facts = run_facts(device, precision, splits, data_sha256, laps, earlier)
+    facts = run_facts(device, precision, memory_format, splits, data_sha256, laps, earlier)
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
     print(f"{config.data.dataset}: {counts} images of {by(info.image_shape)}")
     print_data_report(splits, info, digests)
@@ -355,9 +365,10 @@ def main() -> None:
         raise UserError("--seeds and --resume auto: --run-dir should name the folder of the runs")
 
     laps = Laps()
-    from config import to_yaml
-    from configure import load_config
-    from resume import config_of, is_finished, resume_newest, resume_run
+    with quick_imports():
+        from config import to_yaml
+        from configure import load_config
+        from resume import config_of, is_finished, resume_newest, resume_run
 
     own = config_of(Path(args.resume)) if going_on else "digits.yaml"
     config = load_config(args.config or own, args.overrides)

@@ -156,7 +156,7 @@ def test_an_optimizer_takes_the_steps_of_torch_with_every_key(config):
         torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop,
         torch.optim.Adam, torch.optim.AdamW,
     )}[config.name](same.parameters(), **arguments)  # fmt: skip
-    assert type(ours) is type(torchs)
+    assert isinstance(ours, type(torchs))
     found, expected = steps(model, [ours]), steps(same, [torchs])
     for parameter, other in zip(found, expected, strict=True):
         torch.testing.assert_close(parameter, other)

@@ -416,6 +416,21 @@ def test_help_waits_for_no_heavy_import(name):
     assert "usage:" in done.stdout and done.stdout.endswith("code 0 set()\n")
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_a_run_imports_nothing_that_it_does_not_use(optimizer, tmp_path):
+    code = (
+        f"import runpy, sys; sys.argv = ['train.py', '--run-dir', {str(tmp_path / 'run')!r}, 'data.limit=40',"
+        f" 'train.epochs=1', 'optimizer={{name: {optimizer}}}']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: print('code', end.code, "
+        "{'torch._dynamo', 'torchvision', 'matplotlib', 'sympy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("code 0 set()\n")
+
+
 def test_the_smoke_config_learns_real_mnist(mnist_root, script):
     options = ["--config", "mnist_smoke.yaml", f"data.root={mnist_root}", "--run-dir", "run"]
     assert script("train.py", *options).code == 0

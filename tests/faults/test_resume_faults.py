@@ -18,6 +18,7 @@ import dataset
 import engine
 import record
 from checkpoint import load_checkpoint
+from optimizer import OPTIMIZERS
 
 ALL_STEPS = 3 * STEPS_PER_EPOCH
 
@@ -77,7 +78,7 @@ def test_fault_24_the_comparison_fails_where_a_part_of_the_state_is_lost(
         "the order": lambda patch: patch.setattr(dataset, "ORDER", 7),
         "dropout and augmentation": lambda patch: patch.setattr(dataset, "STEP", 7),
         "the place in the epoch": lambda patch: patch.setattr(dataset.Batches, "shuffled", from_the_start),
-        "the optimizer": lambda patch: patch.setattr("torch.optim.SGD.load_state_dict", lambda *state: None),
+        "the optimizer": lambda patch: patch.setattr(OPTIMIZERS["sgd"], "load_state_dict", lambda *state: None),
         "the sums": lambda patch: patch.setattr(record.Record, "start_epoch", lambda self, epoch, partial=None: start_epoch(self, epoch)),
     }  # fmt: skip
     start_epoch = record.Record.start_epoch
