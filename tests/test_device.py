@@ -50,7 +50,7 @@ def test_freed_memory_stays_with_the_process():
         from device import use_cpu_well
         if sys.argv[1] == "kept":
             use_cpu_well()
-        for _ in range(3):
+        for _ in range(10):
             torch.empty(2**24).fill_(1)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for _ in range(10):
