@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from config import Augment
+from config import Augment, Data
 from errors import UserError
 
 # keys in pixels, which make sense up to the side of an image
@@ -29,15 +29,17 @@ def check(config: Augment, image_shape: tuple[int, int, int]) -> None:
             )
 
 
-def harmful(config: Augment, dataset_name: str) -> list[str]:
+def harmful(data: Data) -> list[str]:
     """A line about each key that harms by nature: it makes images whose label is no longer theirs."""
+    config, dataset_name = data.augment, data.dataset
     if not dataset_name.startswith(CHARACTERS):
         return []
-    warnings = []
-    if config.flip:
-        warnings.append(
-            f"data.augment.flip: mirrored characters are no characters ({dataset_name})"
-        )
+    mirroring = {"data.augment.flip": config.flip, "data.average_flips": data.average_flips}
+    warnings = [
+        f"{key}: mirrored characters are no characters ({dataset_name})"
+        for key, is_set in mirroring.items()
+        if is_set
+    ]
     if config.rotate > 90:
         warnings.append(
             f"data.augment.rotate = {config.rotate:g}: turns characters upside down, a 6 into a 9 "
@@ -51,7 +53,7 @@ def augment(images: Tensor, config: Augment) -> Tensor:
 
     What has been moved comes first, then light, and what is hidden last, so that it stays hidden.
     """
-    if config.flip:
+    if config.flip is True:  # which are mirrored in turn, is for the batches to know
         chosen = uniform(images, 1) < 0
         images = torch.where(chosen, images.flip(3), images)
     if config.rotate or config.scale or config.shear or config.elastic:

@@ -47,7 +47,10 @@ class Augment(Section):
     elastic_sigma: float | None = Field(
         None, gt=0, description="pixels over which that is smooth; null = 4"
     )
-    flip: bool = Field(False, description="left-right, half of the images")
+    flip: Literal["alternating"] | bool = Field(
+        False,
+        description="left-right, half of the images; alternating = each in every other epoch",
+    )
     crop: int = Field(
         0, ge=0, description="pixels; like shift, with mirrored edges instead of black"
     )
@@ -98,6 +101,9 @@ class Data(Section):
     )
     skip_unreadable: bool = Field(
         False, description="leave out files of yours that are no images; false = refuse them"
+    )
+    average_flips: bool = Field(
+        False, description="judge by the mean of the logits of an image and its mirror image"
     )
     augment: Augment = Augment()
 

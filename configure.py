@@ -162,6 +162,8 @@ def describe(
     complaint = error.errors()[0]
     key, value = written(complaint["loc"], values)
     kind = complaint["type"]
+    # one for each type that the key may have
+    messages = [each["msg"] for each in error.errors() if written(each["loc"], values)[0] == key]
     if kind == "value_error":  # of a validator above, whose message begins with its own key
         message = "".join(f"{part}." for part in key)
         message += complaint["msg"].removeprefix("Value error, ")
@@ -176,7 +178,7 @@ def describe(
             message += did_you_mean(key[-1], known_keys(schema, key[:-1], values))
     elif kind == "missing":
         message = f"{'.'.join(key)} needs the key {complaint['loc'][-1]!r}"
-    elif kind in ("literal_error", "union_tag_invalid"):
+    elif kind in ("literal_error", "union_tag_invalid") and len(messages) == 1:
         allowed = complaint["ctx"].get("expected") or complaint["ctx"]["expected_tags"]
         if kind == "union_tag_invalid":
             key, value = (*key, "name"), value["name"]
@@ -184,10 +186,7 @@ def describe(
         message += did_you_mean(str(value), re.findall(r"'([^']*)'", allowed) or [allowed])
     elif kind in ("model_type", "model_attributes_type"):
         message = f"{'.'.join(key)} = {shown(value)}: should be a section, written {{key: value}}"
-    else:  # one complaint for each type that the key may have
-        messages = [
-            other["msg"] for other in error.errors() if written(other["loc"], values)[0] == key
-        ]
+    else:
         message = f"{'.'.join(key)} = {shown(value)}: " + " or ".join(messages)
         message = message.replace("Input should", "should")
     return f"{place(key)}: {message}"

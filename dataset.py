@@ -307,7 +307,7 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
 
 
 # Randomness is stateless: each use has its own stream, derived from the seed and a place in the run.
-SPLIT, ORDER, STEP = range(3)
+SPLIT, ORDER, STEP, MIRROR = range(4)
 
 
 def derived_seed(seed: int, *place: int) -> int:
@@ -369,6 +369,9 @@ class Batches:
         are mixed, the labels are shares (B, classes) float32. The step counts from the start of the run; the
         first `start` batches of the epoch are left out. Torch's own generators are seeded from (seed, step),
         so that augmentation, and dropout in the step that follows, depend on nothing that went before.
+
+        With the "alternating" flip each image is mirrored in every other epoch, half of them in the first (K. Jordan,
+        94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024): no two epochs in a row show it the same way round.
         """
         random = generator(seed, ORDER, epoch)
         if sampling == "balanced":
@@ -378,8 +381,13 @@ class Batches:
         order = order.to(self.labels.device)
         ends = [self.batch_size * i for i in range(1, len(self))]
         chunks = order.tensor_split(ends)[start:]
+        if config.flip == "alternating":
+            first = torch.randint(2, (len(order),), generator=generator(seed, MIRROR))
+            mirrored = ((first + epoch) % 2).bool().view(-1, 1, 1, 1).to(order.device)
         for i, (images, labels) in enumerate(self.read(chunks), start):
             step = epoch * len(self) + i
+            if config.flip == "alternating":
+                images = torch.where(mirrored[chunks[i - start]], images.flip(3), images)
             seed_torch(derived_seed(seed, STEP, step), self.labels.device)
             images = self.normalise(augment(images, config))
             if config.mixes:

@@ -40,7 +40,7 @@ def range_test(
     from engine import train_one_epoch
     from fused import fuse_pooling
     from loss import build_loss
-    from network import build_network
+    from network import build_network, fit_whitening
     from optimizer import build_optimizer
 
     use_cpu_well()
@@ -52,6 +52,7 @@ def range_test(
     batches = Batches(split, info, config.train.batch_size * config.train.accumulate, device)
     torch.manual_seed(config.seed)
     model = build_network(config, info).to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    fit_whitening(model, batches)
     optimizer = build_optimizer(config.optimizer, model)
     epochs = (
         batches.shuffled(config.seed, epoch, config.data.augment, 0, config.data.sampling)

@@ -22,6 +22,42 @@ class Maxout(nn.Module):
         return f"pieces={self.pieces}"
 
 
+class AverageFlips(nn.Module):
+    """The mean of what `model` makes of images (B, C, H, W) and of their mirror images."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (self.model(images) + self.model(images.flip(3))) / 2
+
+
+class WhiteningConv2d(nn.Conv2d):
+    """A convolution that makes the values of a patch uncorrelated and equally strong; only its bias is trained.
+
+    Its 2 * C * K * K filters are the eigenvectors of the covariance of training patches (C, K, K), each divided by
+    the root of its eigenvalue, and their negatives. Until `fit` has seen images they are random. Source: K. Jordan,
+    94% on CIFAR-10 in 3.29 Seconds on a Single GPU (2024), after D. Page, How to Train Your ResNet 8 (2019).
+    """
+
+    def __init__(self, in_channels: int, kernel_size: int):
+        filters = 2 * in_channels * kernel_size**2
+        super().__init__(in_channels, filters, kernel_size)
+        self.weight.requires_grad_(False)
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, eps: float = 5e-4) -> None:
+        """Set the filters by normalised training images (N, C, H, W); `eps` is added to each eigenvalue."""
+        height, width = self.kernel_size
+        windows = images.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, down, right, K, K)
+        patches = windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1).double()
+        eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (eigenvectors / (eigenvalues + eps).sqrt()).T.reshape(-1, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat([filters, -filters]))
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+
 class ZeroPadToFit(nn.Module):
     """Zeros at the right and bottom until windows of `kernel_size` at `stride` cover every pixel.
 

@@ -6,9 +6,12 @@ import torch
 from torch import nn
 
 from config import Config
-from dataset import DataInfo
+from dataset import Batches, DataInfo
 from errors import UserError
+from layers import WhiteningConv2d
 from model import build_model
+
+WHITENING_IMAGES = 5000
 
 
 def build_network(config: Config, info: DataInfo, trained: bool = False) -> nn.Module:
@@ -32,3 +35,17 @@ def build_network(config: Config, info: DataInfo, trained: bool = False) -> nn.M
             f"train.channels_last: cannot act on {config.model.name}, which has no convolution"
         )
     return model
+
+
+def fit_whitening(model: nn.Module, batches: Batches) -> None:
+    """Set the layers that whiten patches by some thousand of the training images, as they are."""
+    layers = [layer for layer in model.modules() if isinstance(layer, WhiteningConv2d)]
+    if not layers:
+        return
+    images: list[torch.Tensor] = []
+    for batch, _ in batches:
+        images.append(batch)
+        if sum(map(len, images)) >= WHITENING_IMAGES:
+            break
+    for layer in layers:
+        layer.fit(torch.cat(images)[:WHITENING_IMAGES])

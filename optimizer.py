@@ -60,7 +60,7 @@ def build_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimize
 
     Raises UserError for a group that no parameter is left for, and for Muon without a hidden layer.
     """
-    rest = dict(model.named_parameters())
+    rest = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen: list[tuple[Group, list[nn.Parameter]]] = []
     for group in config.groups:
         names = [name for name in rest if fnmatchcase(name, group.match)]

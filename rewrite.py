@@ -7,6 +7,7 @@ scanner = fully_convolutional(model, image_shape)  # larger images, a map of sco
 import copy
 import time
 from collections import Counter
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from errors import UserError
 from layer_table import by, trace
+
+# poolings of the whole map, and what slides over a larger one
+WHOLE_MAP: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    nn.AdaptiveAvgPool2d: nn.AvgPool2d,
+    nn.AdaptiveMaxPool2d: nn.MaxPool2d,
+}
 
 
 def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
@@ -138,8 +145,8 @@ def fully_convolutional(model: nn.Module, image_shape: tuple[int, int, int]) -> 
         replacement: nn.Module | None = None
         if isinstance(layer, nn.Flatten) and len(call.input_shape) == 3:
             flat, replacement = call.input_shape, nn.Identity()
-        elif isinstance(layer, nn.AdaptiveAvgPool2d) and call.output_shape[1:] == (1, 1):
-            replacement = nn.AvgPool2d(call.input_shape[1:], stride=1)  # type: ignore[arg-type]
+        elif type(layer) in WHOLE_MAP and call.output_shape[1:] == (1, 1):
+            replacement = WHOLE_MAP[type(layer)](call.input_shape[1:], stride=1)
         elif isinstance(layer, nn.BatchNorm1d):
             replacement = nn.BatchNorm2d(layer.num_features, layer.eps, affine=layer.affine)
             replacement.load_state_dict(layer.state_dict())

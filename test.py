@@ -35,6 +35,7 @@ def judge(
     from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
     from engine import evaluate
     from fused import fuse_pooling
+    from layers import AverageFlips
     from loss import build_loss
     from metrics import confusion_matrix, per_class, wilson_interval
     from rewrite import fold_batch_norm, gain
@@ -77,6 +78,8 @@ def judge(
             model = folded
     loss_fn = build_loss(config.loss, info).to(where)
     model = fuse_pooling(model, info.image_shape)
+    if config.data.average_flips:
+        model = AverageFlips(model)
     evaluation = evaluate(model, batches, loss_fn, precision)
 
     confusion = confusion_matrix(labels, evaluation.predictions, len(info.classes))
@@ -96,6 +99,7 @@ def judge(
         "trained_on": trained_on,
         "unreadable": files.unreadable if files else [],
         "folding": folding,
+        "average_flips": config.data.average_flips,
     }
 
 
@@ -107,6 +111,8 @@ def print_report(report: dict[str, Any]) -> None:
     )
     print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     print(f"loss {report['loss']:.4f}")
+    if report["average_flips"]:
+        print("by the mean of the logits of each image and its mirror image (data.average_flips)")
     if report["unreadable"]:
         print(f"files left out, since they cannot be read: {len(report['unreadable']):,}")
     if report["folding"]["layers"]:

@@ -64,8 +64,9 @@ def train(
     from engine import evaluate, train_one_epoch
     from fused import fuse_pooling
     from layer_table import by, summary
+    from layers import AverageFlips
     from loss import build_loss
-    from network import build_network
+    from network import build_network, fit_whitening
     from optimizer import build_optimizer, learning_rate
     from record import Record, run_facts
     from run_dir import check_free_space, create_run_dir, locked, read_facts, rewrite_config
@@ -96,6 +97,8 @@ def train(
     checkpoint = resume.checkpoint if resume else None
     model = build_network(config, info, trained=checkpoint is not None)
     model = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    if not checkpoint:
+        fit_whitening(model, train_batches)
     loss_fn = build_loss(config.loss, info).to(device)
     optimizer = build_optimizer(config.optimizer, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
@@ -111,6 +114,8 @@ def train(
     trained = judged = fuse_pooling(model, info.image_shape)
     if ema:
         judged = fuse_pooling(ema.module, info.image_shape)
+    if config.data.average_flips:
+        judged = AverageFlips(judged)
     if config.train.compile:
         trained = cast(nn.Module, torch.compile(model))
     epochs, steps_per_epoch = config.train.epochs, len(train_batches)
@@ -133,7 +138,7 @@ def train(
     print(f"{config.data.dataset}: {counts} images of {by(info.image_shape)}")
     print_data_report(splits, info, digests)
     print(f"{config.model.name}: {summary(model, info.image_shape)}")
-    for warning in harmful(config.data.augment, config.data.dataset):
+    for warning in harmful(config.data):
         print(f"warning: {warning}", file=sys.stderr)
     check_free_space(resume.run_dir if resume else run_dir or Path("runs"), model)
     run_dir = resume.run_dir if resume else create_run_dir(config, run_dir)

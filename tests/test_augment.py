@@ -14,7 +14,7 @@ from torchvision.transforms.functional import affine
 from augment import augment, check, harmful, mix
 from config import Augment, CrossEntropy, Data
 from configure import load_config
-from dataset import Batches, DataInfo, Split, load_splits
+from dataset import ORDER, Batches, DataInfo, Split, generator, load_splits
 from engine import train_one_epoch
 from errors import UserError
 from loss import build_loss
@@ -156,6 +156,29 @@ def test_shift_and_crop_move_by_every_offset_alike_with_their_own_edges(config, 
     assert (fits.sum((1, 2)) == 1).all()
     counts = fits.sum(0)
     assert counts.shape == (5, 5) and counts.min() > 15 and counts.max() < 75  # 40 each
+
+
+def test_the_alternating_flip_mirrors_each_image_in_every_other_epoch():
+    split = Split(noise(300, 1, 2, 2), torch.zeros(300, dtype=torch.int64))
+    batches = Batches(split, INFO, 64, torch.device("cpu"))
+    config = Augment(flip="alternating")
+
+    def epoch_of(epoch, start=0):
+        order = torch.randperm(len(split.labels), generator=generator(0, ORDER, epoch))
+        images = torch.cat([images for _, images, _ in batches.shuffled(0, epoch, config, start)])
+        return images, order[64 * start :]
+
+    upright = batches.normalise(split.images)
+    seen = []
+    for epoch in range(3):
+        images, order = epoch_of(epoch)
+        mirrored = (images == upright[order].flip(3)).flatten(1).all(1)
+        assert torch.equal(images[~mirrored], upright[order][~mirrored])
+        seen.append(torch.zeros(len(order), dtype=torch.bool).index_put((order,), mirrored))
+    assert 0.4 < seen[0].float().mean() < 0.6
+    assert torch.equal(seen[1], ~seen[0]) and torch.equal(seen[2], seen[0])
+    rest, order = epoch_of(1, start=3)
+    assert torch.equal(rest, epoch_of(1)[0][3 * 64 :]), "an epoch gone on with is the same"
 
 
 def test_flip_mirrors_about_half_of_the_images():
@@ -475,7 +498,7 @@ def test_as_many_pixels_as_a_side_are_refused(key):
         (["data.augment.rotate=181"], r"data\.augment\.rotate = 181: should be less than or equal"),
         (["data.augment.scale=1"], r"data\.augment\.scale = 1: should be less than 1"),
         (["data.augment.shear=90"], r"data\.augment\.shear = 90: should be less than or equal"),
-        (["data.augment.flip=1"], r"data\.augment\.flip = 1: should be a valid boolean"),
+        (["data.augment.flip=1"], r"data\.augment\.flip = 1: should be 'alternating' or"),
         (["data.augment.crop=1.5"], r"data\.augment\.crop = 1\.5: should be a valid integer"),
         (["data.augment.cutout=-1"], r"data\.augment\.cutout = -1: should be greater"),
         (["data.augment.brightness=1"], r"data\.augment\.brightness = 1: should be less than 1"),
@@ -491,10 +514,12 @@ def test_what_cannot_act_is_refused(overrides, message):
 
 def test_what_harms_by_nature_is_warned_of():
     for name in ("digits", "mnist", "svhn", "emnist_letters", "kmnist", "qmnist", "usps"):
-        (line,) = harmful(Augment(flip=True), name)
+        (line,) = harmful(Data(dataset=name, augment=Augment(flip=True)))
         assert "data.augment.flip" in line and name in line and "\n" not in line
-        (line,) = harmful(Augment(rotate=180), name)
+        (line,) = harmful(Data(dataset=name, augment=Augment(rotate=180)))
         assert "data.augment.rotate = 180" in line and name in line and "\n" not in line
-        assert harmful(Augment(rotate=15, shift=2, mixup=1), name) == []
+        assert harmful(Data(dataset=name, augment=Augment(rotate=15, shift=2, mixup=1))) == []
+        (line,) = harmful(Data(dataset=name, average_flips=True))
+        assert "data.average_flips" in line and name in line and "\n" not in line
     for name in ("cifar10", "fashion_mnist"):
-        assert harmful(Augment(flip=True, rotate=180), name) == []
+        assert harmful(Data(dataset=name, augment=Augment(flip=True, rotate=180))) == []

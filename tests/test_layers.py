@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from layers import GaussianPool2d, LearnedPool2d, Maxout, ZeroPadToFit
+from layers import (
+    AverageFlips,
+    GaussianPool2d,
+    LearnedPool2d,
+    Maxout,
+    WhiteningConv2d,
+    ZeroPadToFit,
+)
 
 
 def textbook_convolution(images, weight, bias, stride, padding):
@@ -103,3 +110,24 @@ def test_learned_pool_is_a_trainable_mean_a_channel():
     means = F.avg_pool2d(x, 2)
     torch.testing.assert_close(pool(x), torch.stack([2 * means[:, 0] + 0.5, -means[:, 1]], 1))
     assert sum(p.numel() for p in pool.parameters()) == 4
+
+
+def test_whitened_patches_are_uncorrelated_and_of_one_strength():
+    torch.manual_seed(0)
+    smooth = F.avg_pool2d(torch.randn(400, 3, 14, 14), 3, 1)
+    layer = WhiteningConv2d(3, 2)
+    layer.fit(smooth, eps=0.0)
+    with torch.no_grad():
+        half = layer(smooth)[:, :12].transpose(0, 1).flatten(1).double()
+        torch.testing.assert_close(layer(smooth)[:, 12:], -layer(smooth)[:, :12])
+    covariance = half @ half.T / half.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(12, dtype=torch.float64), atol=1e-4, rtol=0)
+    assert not layer.weight.requires_grad and layer.bias.requires_grad
+
+
+def test_flips_are_averaged():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    images = torch.randn(5, 1, 3, 4)
+    logits = AverageFlips(model)(images)
+    torch.testing.assert_close(logits, (model(images) + model(images.flip(3))) / 2)
+    torch.testing.assert_close(logits, AverageFlips(model)(images.flip(3)))

@@ -330,3 +330,17 @@ def test_a_new_network_is_a_class_and_a_line_in_model_py(tmp_path):
     out = run("train.py", "model={name: tiny, width: 16}", "train.epochs=1", "--run-dir", "run")
     assert f"{784 * 16 + 16 + 16 * 10 + 10:,} parameters" in out
     assert "accuracy" in run("test.py", "--ckpt", "run")
+
+
+def test_airbench_has_the_parameters_of_its_paper():
+    """1,972,792 at 3x32x32, of which the filters that whiten and the normalisations' scales are not trained."""
+    model = build_model("airbench", (3, 32, 32), 10)
+    assert sum(p.numel() for p in model.parameters()) == 1_972_792
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    norms = (2, 5, 9, 12, 16, 19)
+    assert frozen == {"whiten.0.weight", *(f"groups.{place}.weight" for place in norms)}
+    images = torch.randn(2, 24, 31, 31)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.groups[0](images)[:, :24], images
+        )  # begins as the identity

@@ -15,8 +15,10 @@ import record
 from checkpoint import load_checkpoint
 from config import Train
 from configure import load_config
+from dataset import Batches, data_info, load_splits
 from engine import train_one_epoch
 from errors import UserError
+from layers import WhiteningConv2d
 from train import train
 
 MLP = ["model={name: mlp, hidden: [16]}", "data.limit=150", "data.validation=20", "train.epochs=2"]
@@ -199,3 +201,27 @@ def test_a_compiled_network_learns_the_same_and_is_saved_without_a_prefix(tmp_pa
     plain, compiled = map(weights, runs)
     assert plain.keys() == compiled.keys()
     torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_with_whitening_and_averaged_flips_is_judged_as_it_was_validated(tmp_path, script):
+    options = ["data.limit=200", "train.epochs=2", "train.batch_size=50", "data.average_flips=true"]
+    net = "model={name: airbench, widths: [4, 8, 8]}"
+    flip = "data.augment.flip=alternating"
+    assert script("train.py", *options, net, flip, "train.ema=0.5", "--run-dir", "run").code == 0
+    row = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
+    state = load_checkpoint(Path("run/last.pt"))
+    filters = state["model"]["whiten.0.weight"]
+    config = load_config("digits.yaml", [*options, net])
+    split = load_splits(config.data, 0)["train"]
+    layer = WhiteningConv2d(1, 2)
+    info = data_info(config.data, split)
+    layer.fit(next(iter(Batches(split, info, 1000, torch.device("cpu"))))[0])
+    torch.testing.assert_close(filters, layer.weight.detach())
+    report = json.loads(
+        script("test.py", "--ckpt", "run/last.pt", "--split", "val", "--json", "-").out
+    )
+    assert report["average_flips"] and report["accuracy"] == row["val_accuracy"]
+    assert report["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
+    assert script("train.py", "--resume", "run", "train.epochs=3").code == 0
+    again = load_checkpoint(Path("run/last.pt"))["model"]["whiten.0.weight"]
+    assert torch.equal(again, filters)
