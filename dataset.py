@@ -399,7 +399,7 @@ class Batches:
         if isinstance(self.images, Stream):
             images = self.images.batches(chunks)
         else:
-            images = (self.images[chosen] for chosen in chunks)
+            images = (self.images.index_select(0, chosen) for chosen in chunks)
         for chosen, batch in zip(chunks, images, strict=True):
             yield batch.to(self.labels.device), self.labels[chosen]
 

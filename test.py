@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,9 @@ def judge(
     model = fuse_pooling(model, info.image_shape)
     if config.data.average_flips:
         model = AverageFlips(model)
+    start = time.perf_counter()
     evaluation = evaluate(model, batches, loss_fn, precision)
+    seconds = time.perf_counter() - start
 
     confusion = confusion_matrix(labels, evaluation.predictions, len(info.classes))
     correct, n = int(confusion.diag().sum()), len(labels)
@@ -99,6 +102,7 @@ def judge(
         "trained_on": trained_on,
         "unreadable": files.unreadable if files else [],
         "folding": folding,
+        "evaluation_seconds": seconds,
         "average_flips": config.data.average_flips,
     }
 
@@ -111,6 +115,7 @@ def print_report(report: dict[str, Any]) -> None:
     )
     print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     print(f"loss {report['loss']:.4f}")
+    print("evaluated in {evaluation_seconds:.2f} s".format(**report))
     if report["average_flips"]:
         print("by the mean of the logits of each image and its mirror image (data.average_flips)")
     if report["unreadable"]:

@@ -10,6 +10,7 @@ Passes over validation images, checkpoints and the start of the run do not count
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
@@ -23,6 +24,7 @@ from benchmarks.step import train_step
 from configure import load_config
 from dataset import Batches, data_info, load_splits
 from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
+from errors import exit_code
 from fused import fuse_pooling
 from network import build_network
 from optimizer import build_optimizer
@@ -78,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -10,6 +10,7 @@ project's own training never reads them.
 
 import argparse
 import json
+import sys
 import time
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from errors import exit_code
 from model import LeNet
 
 
@@ -38,7 +40,7 @@ def main() -> None:
     train_loader = DataLoader(train_set, args.batch_size, shuffle=True)
     test_loader = DataLoader(test_set, 1000)
     model = LeNet((1, 28, 28), 10)
-    model(torch.zeros(2, 1, 28, 28))  # the lazy layer finds its size
+    model.eval()(torch.zeros(1, 1, 28, 28))  # the lazy layer finds its size
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     for epoch in range(1, args.epochs + 1):
@@ -67,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

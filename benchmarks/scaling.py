@@ -21,6 +21,7 @@ from benchmarks.measure import median_seconds, report
 from benchmarks.step import train_step
 from config import SGD
 from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
+from errors import exit_code
 from fused import fuse_pooling
 from layer_table import macs, trace
 from model import build_model
@@ -130,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

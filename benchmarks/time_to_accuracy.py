@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import report
+from errors import exit_code
 from metrics import mean_of_seeds
 
 PROJECT = Path(__file__).parent.parent
@@ -79,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))
