@@ -3,13 +3,34 @@
 import ctypes
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from config import Config
 from errors import UserError
 
 # of malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+class Computing(NamedTuple):
+    device: torch.device
+    precision: torch.dtype  # but for float32, autocast to it
+    memory_format: torch.memory_format  # of maps (B, C, H, W) and of the weights that make them
+
+
+def pick_computing(config: Config, device_name: str | None = None) -> Computing:
+    """What `config` asks for, `auto` being what is faster here; `device_name` takes the place of its device.
+
+    Prepares this process for it. Raises UserError for what there is not here.
+    """
+    use_cpu_well()
+    device = pick_device(device_name or config.device)
+    precision = pick_precision(config.precision, device)
+    return Computing(
+        device, precision, pick_memory_format(config.train.channels_last, device, precision)
+    )
 
 
 def pick_device(name: str) -> torch.device:

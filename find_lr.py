@@ -36,17 +36,14 @@ def range_test(
     import torch
 
     from dataset import Batches, data_info, load_splits
-    from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
+    from device import pick_computing
     from engine import train_one_epoch
     from fused import fuse_pooling
     from loss import build_loss
     from network import build_network, fit_whitening
     from optimizer import build_optimizer
 
-    use_cpu_well()
-    device = pick_device(config.device)
-    precision = pick_precision(config.precision, device)
-    memory_format = pick_memory_format(config.train.channels_last, device, precision)
+    device, precision, memory_format = pick_computing(config)
     split = load_splits(config.data, config.seed)["train"]
     info = data_info(config.data, split)
     batches = Batches(split, info, config.train.batch_size * config.train.accumulate, device)

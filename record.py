@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from checkpoint import Progress
 from dataset import Split
+from device import Computing
 from engine import Evaluation, Update
 from errors import NonFiniteError
 from files import replacing, write_json
@@ -226,9 +227,7 @@ class Record:
 
 
 def run_facts(
-    device: torch.device,
-    precision: torch.dtype,
-    memory_format: torch.memory_format,
+    computing: Computing,
     splits: dict[str, Split],
     data_sha256: str,
     laps: Laps,
@@ -244,6 +243,7 @@ def run_facts(
             {"at": now, "step": earlier.get("step"), "after": earlier.get("exit_reason")},
         ]
         laps.add(earlier.get("seconds", {}))
+    device, precision, memory_format = computing
     return {
         "started": started,
         "resumed": resumed,

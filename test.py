@@ -33,7 +33,7 @@ def judge(
     from checkpoint import restore
     from content import read_hashes
     from dataset import Batches, image_hashes, load_splits, load_test
-    from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
+    from device import pick_computing
     from engine import evaluate
     from fused import fuse_pooling
     from layers import AverageFlips
@@ -43,10 +43,7 @@ def judge(
 
     checkpoint, config, info, model = restore(path)
     data = config.data.model_copy(update={"root": data_root or config.data.root})
-    use_cpu_well()
-    where = pick_device(device or config.device)
-    precision = pick_precision(config.precision, where)
-    memory_format = pick_memory_format(config.train.channels_last, where, precision)
+    where, precision, memory_format = pick_computing(config, device)
     model = model.to(where, memory_format=memory_format)  # type: ignore[call-overload]
 
     # only here, and only when asked, is the test split read

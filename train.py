@@ -60,7 +60,7 @@ def train(
         image_hashes,
         load_splits,
     )
-    from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
+    from device import pick_computing
     from engine import evaluate, train_one_epoch
     from fused import fuse_pooling
     from layer_table import by, summary
@@ -73,10 +73,8 @@ def train(
     from signals import Stopped, StopRequest, handled
 
     laps("import")
-    use_cpu_well()
-    device = pick_device(config.device)
-    precision = pick_precision(config.precision, device)
-    memory_format = pick_memory_format(config.train.channels_last, device, precision)
+    computing = pick_computing(config)
+    device, precision, memory_format = computing
 
     # data: the training images and, carved from them, the validation images
     splits = load_splits(config.data, config.seed)
@@ -133,7 +131,7 @@ def train(
 
     # the run folder: config.yaml, run.json, metrics.jsonl, TensorBoard curves, last.pt, best.pt
     earlier = read_facts(resume.run_dir) if resume else None
-    facts = run_facts(device, precision, memory_format, splits, data_sha256, laps, earlier)
+    facts = run_facts(computing, splits, data_sha256, laps, earlier)
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
     print(f"{config.data.dataset}: {counts} images of {by(info.image_shape)}")
     print_data_report(splits, info, digests)
