@@ -26,10 +26,13 @@ def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
     pooling) the other way round. A `forward` may use parts of such a sequence by themselves: where that network's
     outputs for images (C, H, W) are others, in training or in evaluation, `model` comes back as it is.
     """
+    if not any(isinstance(layer, nn.MaxPool2d) for layer in model.modules()):
+        return model
     fused = reordered(model)
     device = next((parameter.device for parameter in model.parameters()), None)
-    images = torch.rand(16, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.random.fork_rng(), torch.no_grad():
+    count = max(2, min(16, 2**20 // math.prod(image_shape)))
+    images = torch.rand(count, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         for training in (True, False):
             torch.manual_seed(0)  # of dropout
             expected = flat(copy.deepcopy(model).train(training)(images))
