@@ -38,8 +38,8 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
         for side in (28, 56, 112, 224)
     ],
     "width": [
-        {"x": width, "batch": 64, "model": "vgg11_bn",
-         "arguments": {"width": width, "hidden": [512], "dropout": 0.0}}
+        {"x": width, "batch": 64, "model": "vgg11",
+         "arguments": {"norm": "batch", "width": width, "hidden": [512], "dropout": 0.0}}
         for width in (0.125, 0.25, 0.5, 1.0)
     ],
 }  # fmt: skip
@@ -88,7 +88,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
     titles = {
         "batch size": "batch size (lenet, 1x28x28)",
         "image side": "image side in pixels (convnet 32-64, batch 32)",
-        "width": "width (vgg11_bn, 1x28x28, batch 64)",
+        "width": "width (vgg11 with BN, 1x28x28, batch 64)",
     }
     for ax, sweep in zip(axes, SWEEPS, strict=True):
         points = [row for row in rows if row["sweep"] == sweep]
