@@ -97,13 +97,13 @@ def draw(rows: list[dict[str, Any]]) -> None:
         ax.plot(
             xs,
             [row["images_per_second"] * row["MMAC"] / 1000 for row in points],
-            "s--", label="multiply-adds a second, forward, in 1e9",
+            "s--", label="billions of multiply-adds a second (forward)",
         )  # fmt: skip
         ax.set(xscale="log", yscale="log", xlabel=titles[sweep])
         ax.set_xticks(xs, [f"{x:g}" for x in xs])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
-    axes[0].legend(loc="lower right")
+    axes[0].legend(loc="center")
     figure.savefig(PICTURE, dpi=120)
     pyplot.close(figure)
 
