@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from benchmarks.measure import report
 from errors import exit_code
 from model import LeNet
 
@@ -43,6 +44,7 @@ def main() -> None:
     model.eval()(torch.zeros(1, 1, 28, 28))  # the lazy layer finds its size
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
+    rows = []
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
         model.train()
@@ -63,9 +65,11 @@ def main() -> None:
             "images_per_second": len(train_set) / (trained - start),
             "evaluation_seconds": time.perf_counter() - trained,
         }
+        rows.append(row)
         print(json.dumps(row), flush=True)
         if row["accuracy"] >= args.until:
             break
+    report(f"plain_{args.batch_size}", rows, batch_size=args.batch_size)
 
 
 if __name__ == "__main__":
