@@ -1,5 +1,7 @@
 """Layers that torch has not."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,12 +49,15 @@ class WhiteningConv2d(nn.Conv2d):
         self.weight.requires_grad_(False)
 
     @torch.no_grad()
-    def fit(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Set the filters by normalised training images (N, C, H, W); `eps` is added to each eigenvalue."""
-        height, width = self.kernel_size
-        windows = images.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, down, right, K, K)
-        patches = windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1).double()
-        eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    def fit(self, batches: Iterable[Tensor], eps: float = 5e-4) -> None:
+        """Set the filters by normalised training images (B, C, H, W); `eps` is added to each eigenvalue."""
+        values, total = self.weight[0].numel(), 0
+        products = torch.zeros(values, values, dtype=torch.float64)
+        for images in batches:
+            patches = F.unfold(images, self.kernel_size).transpose(1, 2).flatten(0, 1).double()
+            products += (patches.T @ patches).cpu()
+            total += len(patches)
+        eigenvalues, eigenvectors = torch.linalg.eigh(products / total)
         filters = (eigenvectors / (eigenvalues + eps).sqrt()).T.reshape(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]

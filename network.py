@@ -11,7 +11,7 @@ from errors import UserError
 from layers import WhiteningConv2d
 from model import build_model
 
-WHITENING_IMAGES = 5000
+WHITENING_IMAGES, WHITENING_BATCH = 5000, 100
 
 
 def build_network(config: Config, info: DataInfo, trained: bool = False) -> nn.Module:
@@ -38,14 +38,10 @@ def build_network(config: Config, info: DataInfo, trained: bool = False) -> nn.M
 
 
 def fit_whitening(model: nn.Module, batches: Batches) -> None:
-    """Set the layers that whiten patches by some thousand of the training images, as they are."""
-    layers = [layer for layer in model.modules() if isinstance(layer, WhiteningConv2d)]
-    if not layers:
-        return
-    images: list[torch.Tensor] = []
-    for batch, _ in batches:
-        images.append(batch)
-        if sum(map(len, images)) >= WHITENING_IMAGES:
-            break
-    for layer in layers:
-        layer.fit(torch.cat(images)[:WHITENING_IMAGES])
+    """Set the layers that whiten patches by some thousand of the training images, of all classes."""
+    count = len(batches.labels)
+    chosen = torch.arange(0, count, max(1, count // WHITENING_IMAGES), device=batches.labels.device)
+    for layer in model.modules():
+        if isinstance(layer, WhiteningConv2d):
+            chunks = chosen.split(WHITENING_BATCH)
+            layer.fit(batches.normalise(images) for images, _ in batches.read(chunks))

@@ -215,7 +215,7 @@ def test_a_run_with_whitening_and_averaged_flips_is_judged_as_it_was_validated(t
     split = load_splits(config.data, 0)["train"]
     layer = WhiteningConv2d(1, 2)
     info = data_info(config.data, split)
-    layer.fit(next(iter(Batches(split, info, 1000, torch.device("cpu"))))[0])
+    layer.fit([next(iter(Batches(split, info, 1000, torch.device("cpu"))))[0]])
     torch.testing.assert_close(filters, layer.weight.detach())
     report = json.loads(
         script("test.py", "--ckpt", "run/last.pt", "--split", "val", "--json", "-").out
