@@ -1,12 +1,14 @@
-"""Kill -9 a training process again and again, many times inside a checkpoint write, and lose nothing.
+"""Kill -9 a training process again and again, many times inside a checkpoint write, and lose
+nothing.
 
     python -m benchmarks.kill                # 200 kills
     python -m benchmarks.kill --kills 20
 
-Each run trains in child processes that write a checkpoint after every step. Each child is killed at a random
-moment; the folder is looked into; the next child resumes. When the run has come to its end, both its
-checkpoints and its metrics are compared bit for bit with those of a run that nobody disturbed. Runs follow
-each other until there were enough kills. The last line is the result as JSON; exit code 1 if anything was lost.
+Each run trains in child processes that write a checkpoint after every step. Each child is killed at
+a random moment; the folder is looked into; the next child resumes. When the run has come to its
+end, both its checkpoints and its metrics are compared bit for bit with those of a run that nobody
+disturbed. Runs follow each other until there were enough kills. The last line is the result as
+JSON; exit code 1 if anything was lost.
 """
 
 import argparse
@@ -28,9 +30,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoint import load_checkpoint
-from configure import load_config
-from resume import resume_newest
+from model import MODELS
+from nanocnn.config.load import load_config
+from nanocnn.networks.build import catalogue
+from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.run.resume import Place, resume_newest
 from train import train
 
 LONGEST = 0.5  # seconds that a child may train
@@ -38,7 +42,7 @@ OPTIONS = ["data.limit=160", "train.epochs=4", "train.batch_size=16", "train.che
 
 
 def start(seed: int, run_dir: Path) -> int:
-    """Train in a child process, from the last checkpoint if there is one, and return its process id."""
+    """Train in a child process, from the last checkpoint if there is one; returns its id."""
     child = os.fork()
     if child:
         return child
@@ -51,10 +55,11 @@ def start(seed: int, run_dir: Path) -> int:
 
 
 def train_quietly(seed: int, run_dir: Path) -> None:
-    config = load_config("digits.yaml", [*OPTIONS, f"seed={seed}"])
-    resume = resume_newest(config, run_dir)
+    networks = catalogue(MODELS)
+    config = load_config("digits.yaml", [*OPTIONS, f"seed={seed}"], networks=networks)
+    place = resume_newest(config, run_dir, networks) or Place(run_dir)
     with contextlib.redirect_stdout(io.StringIO()):
-        train(config, run_dir, resume=resume)
+        train(config, place)
 
 
 def values(nested: Any) -> Iterator[bytes]:
@@ -84,7 +89,9 @@ def last_written(run_dir: Path) -> int:
 
 
 def last_step(run_dir: Path) -> int:
-    """The step of last.pt, 0 where there is none yet. Raises UserError where a file is not whole."""
+    """The step of last.pt, 0 where there is none yet. Raises UserError where a file is not
+    whole.
+    """
     if (run_dir / "best.pt").exists():
         load_checkpoint(run_dir / "best.pt")
     if (run_dir / "run.json").exists():

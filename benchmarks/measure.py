@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from record import git
+from nanocnn.run.start import git
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,7 +28,9 @@ def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
 
 
 def sgemm_rate(size: int = 2048) -> float:
-    """GFLOP/s of a product of two square float32 matrices, what the machine's arithmetic can give at most."""
+    """GFLOP/s of a product of two square float32 matrices, what the machine's arithmetic can give
+    at most.
+    """
     one, other = torch.randn(size, size), torch.randn(size, size)
     return 2 * size**3 / median_seconds(lambda: one @ other) / 1e9
 
@@ -41,7 +43,9 @@ def processor() -> str:
 
 
 def report(name: str, rows: Sequence[dict[str, Any]], **facts: Any) -> None:
-    """Print `rows` as a table and write them, with the machine, to benchmarks/results/<name>.json."""
+    """Print `rows` as a table and write them, with the machine, to
+    benchmarks/results/<name>.json.
+    """
     titles = list(rows[0])
     cells = [titles, *([shown(row[title]) for title in titles] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

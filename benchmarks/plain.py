@@ -1,11 +1,11 @@
 """The yardstick: the training loop that everyone writes, as in PyTorch's own examples.
 
-python -m benchmarks.plain                                # until 99 % of the test images, or ten epochs
+python -m benchmarks.plain                            # until 99 % of the test images, or ten epochs
 python -m benchmarks.plain --epochs 1 --batch-size 256    # how fast one epoch is
 
-The network of configs/mnist.yaml in float32, torchvision's MNIST through a DataLoader that transforms image by
-image, SGD with momentum. After each epoch the test images are judged, as in the loop that everyone writes; this
-project's own training never reads them.
+The network of configs/mnist.yaml in float32, torchvision's MNIST through a DataLoader that
+transforms image by image, SGD with momentum. After each epoch the test images are judged, as in the
+loop that everyone writes; this project's own training never reads them.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from benchmarks.measure import report
-from errors import exit_code
 from model import LeNet
+from nanocnn.system.errors import exit_code
 
 
 def main() -> None:

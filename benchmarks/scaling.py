@@ -1,9 +1,10 @@
-"""Throughput and memory as the work grows: batch sizes, image sizes, network sizes; a table and a picture.
+"""Throughput and memory as the work grows: batch sizes, image sizes, network sizes; a table and a
+picture.
 
-python -m benchmarks.scaling                 # writes benchmarks/scaling.png and benchmarks/results/scaling.json
+python -m benchmarks.scaling   # writes benchmarks/scaling.png and benchmarks/results/scaling.json
 
-Bare training steps in a process for each point, as train.py makes them on this machine. Memory is the peak of the
-process; `kB_an_image` is by how much a larger batch raises it, for each image more.
+Bare training steps in a process for each point, as train.py makes them on this machine. Memory is
+the peak of the process; `kB_an_image` is by how much a larger batch raises it, for each image more.
 """
 
 import argparse
@@ -19,13 +20,15 @@ import torch
 
 from benchmarks.measure import median_seconds, report
 from benchmarks.step import train_step
-from config import SGD
-from device import pick_device, pick_memory_format, pick_precision, use_cpu_well
-from errors import exit_code
-from fused import fuse_pooling
-from layer_table import macs, trace
-from model import build_model
-from optimizer import build_optimizer
+from model import MODELS
+from nanocnn.config.schema import SGD, Config
+from nanocnn.networks.build import build_model, catalogue
+from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.table import macs, trace
+from nanocnn.system.errors import exit_code
+from nanocnn.system.startup import prepare_process
+from nanocnn.training.device import pick_computing
+from nanocnn.training.optimizer import build_optimizer
 
 PICTURE = Path(__file__).parent / "scaling.png"
 CONVNET = {"channels": [[32], [64]], "hidden": []}
@@ -46,20 +49,22 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
 
 
 def measure(point: dict[str, Any], repeats: int) -> dict[str, float]:
-    """One point, in this process: images a second, multiply-adds of an image, peak of memory in MB."""
-    use_cpu_well()
-    device = pick_device("auto")
-    precision = pick_precision("auto", device)
-    memory_format = pick_memory_format("auto", device, precision)
+    """One point, in this process: images a second, multiply-adds of an image, peak of memory in
+    MB.
+    """
+    prepare_process()
+    computing = pick_computing(Config())
     shape = (1, point.get("side", 28), point.get("side", 28))
-    model = build_model(point.get("model", "lenet"), shape, 10, **point.get("arguments", {}))
+    model = build_model(
+        catalogue(MODELS), point.get("model", "lenet"), shape, 10, **point.get("arguments", {})
+    )
     work = sum(macs(call) for call in trace(model, shape)[0])
-    model = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    model = computing.place(model)
     optimizer = build_optimizer(SGD(lr=1e-6), model)
     network = fuse_pooling(model, shape).train()
-    images = torch.randn(point["batch"], *shape, device=device)
-    labels = torch.randint(10, (point["batch"],), device=device)
-    step = partial(train_step, network, optimizer, precision, images, labels)
+    images = torch.randn(point["batch"], *shape, device=computing.device)
+    labels = torch.randint(10, (point["batch"],), device=computing.device)
+    step = partial(train_step, network, optimizer, computing.precision, images, labels)
     seconds = median_seconds(step, repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return {
@@ -123,8 +128,14 @@ def main() -> None:
             double = in_a_process(point | {"batch": 2 * point["batch"]}, 1)
             more = (double["peak_MB"] - found["peak_MB"]) / point["batch"]
             rows.append(
-                {"sweep": sweep, "x": point["x"], "batch": point["batch"], **found, "kB_an_image": 1000 * more}
-            )  # fmt: skip
+                {
+                    "sweep": sweep,
+                    "x": point["x"],
+                    "batch": point["batch"],
+                    **found,
+                    "kB_an_image": 1000 * more,
+                }
+            )
             print(json.dumps(rows[-1]), flush=True)
     draw(rows)
     report("scaling", rows)

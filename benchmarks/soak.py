@@ -2,8 +2,9 @@
 
     python -m benchmarks.soak                 # 10,000 steps of a small network, about three minutes
 
-Resident memory and open files of the training process are read ten times a second. The slope is that of a
-line fitted to the second half, in kB per 1,000 steps. The last line is the result as JSON.
+Resident memory and open files of the training process are read ten times a second. The slope is
+that of a line fitted to the second half, in kB per 1,000 steps. The last line is the result as
+JSON.
 """
 
 import argparse
@@ -19,10 +20,14 @@ import numpy as np
 PROJECT = Path(__file__).parent.parent
 STEPS_PER_EPOCH = 100
 OPTIONS = [
-    "data.limit=1000", "data.validation=200", "train.batch_size=8", "log.every=10", "data.augment.shift=1",
+    "data.limit=1000",
+    "data.validation=200",
+    "train.batch_size=8",
+    "log.every=10",
+    "data.augment.shift=1",
     "model={name: convnet, channels: [[8], [16]], hidden: [32], norm: batch, dropout: 0.2}",
     "train.checkpoint_every=50",
-]  # fmt: skip
+]
 
 
 def main() -> int:

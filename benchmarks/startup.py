@@ -1,11 +1,12 @@
 """Time from launch to the end of the first training step, by part.
 
 python -m benchmarks.startup                              # mnist_fast.yaml, five launches
-python -m benchmarks.startup --project ../older           # of another checkout of the project, to compare
+python -m benchmarks.startup --project ../older   # of another checkout, to compare
 
-The phases are those of run.json; the end of the first step is the moment that its point of the TensorBoard curve
-bears (`log.every=1`); `interpreter` is what is left: Python itself and reading the command line. Then the packages
-that a run imports, by the time spent in their own modules (`python -X importtime`).
+The phases are those of run.json; the end of the first step is the moment that its point of the
+TensorBoard curve bears (`log.every=1`); `interpreter` is what is left: Python itself and reading
+the command line. Then the packages that a run imports, by the time spent in their own modules
+(`python -X importtime`).
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.measure import report
-from errors import exit_code
+from nanocnn.system.errors import exit_code
 
 PROJECT = Path(__file__).parent.parent
 

@@ -1,10 +1,10 @@
 """Resident memory over time while ten times data.memory_limit is streamed (Linux).
 
-python -m benchmarks.streaming               # 200 MB of pixels through a limit of 20 MB, five epochs
+python -m benchmarks.streaming     # 200 MB of pixels through a limit of 20 MB, five epochs
 python -m benchmarks.streaming --megabytes 1000 --epochs 3
 
-The pictures are JPEG files of noise, made in a temporary folder. Of each process its proportional share (PSS) is
-counted, since the workers share most of their memory.
+The pictures are JPEG files of noise, made in a temporary folder. Of each process its proportional
+share (PSS) is counted, since the workers share most of their memory.
 """
 
 import os
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from config import Augment, Data
-from dataset import Batches, data_info, load_splits
-from stream import Stream
+from nanocnn.config.schema import Augment, Data
+from nanocnn.images.batches import Batches
+from nanocnn.images.splits import data_info, load_splits
+from nanocnn.images.stream import Stream
 
 SIDE = 64
 

@@ -1,11 +1,12 @@
 """From launch to saved checkpoint, whole process, by phase, and what the network is worth then.
 
-python -m benchmarks.time_to_accuracy                    # mnist_fast.yaml, ten seeds, and the plain loop once
+python -m benchmarks.time_to_accuracy                    # ten seeds, and the plain loop once
 python -m benchmarks.time_to_accuracy --config mnist.yaml --seeds 3 --plain 0
 
-`seconds` is the time from the launch of `python train.py` until last.pt is on disk, `to_exit` until the process has
-ended. The phases are those of run.json; what is before the first of them and between them is `other`. The plain
-loop (benchmarks/plain.py) is timed from its launch until it says that an epoch ended at 99 % of the test images.
+`seconds` is the time from the launch of `python train.py` until last.pt is on disk, `to_exit` until
+the process has ended. The phases are those of run.json; what is before the first of them and
+between them is `other`. The plain loop (benchmarks/plain.py) is timed from its launch until it says
+that an epoch ended at 99 % of the test images.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import report
-from errors import exit_code
-from metrics import mean_of_seeds
+from nanocnn.evaluation.metrics import mean_of_seeds
+from nanocnn.system.errors import exit_code
 
 PROJECT = Path(__file__).parent.parent
 
@@ -28,7 +29,14 @@ PROJECT = Path(__file__).parent.parent
 def run(config: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train and judge once; seconds by phase and the accuracy on the test images."""
     run_dir = folder / f"seed_{seed}"
-    command = [sys.executable, str(PROJECT / "train.py"), "--config", config, "--run-dir", str(run_dir)]  # fmt: skip
+    command = [
+        sys.executable,
+        str(PROJECT / "train.py"),
+        "--config",
+        config,
+        "--run-dir",
+        str(run_dir),
+    ]
     launched, start = time.time(), time.perf_counter()
     subprocess.run([*command, f"seed={seed}"], check=True, stdout=subprocess.DEVNULL)
     to_exit = time.perf_counter() - start

@@ -1,9 +1,11 @@
-"""What several tests share: the scripts as a user calls them, short runs, and MNIST real or imitated."""
+"""What several tests share: the scripts as a user calls them, short runs, and MNIST real or
+imitated.
+"""
 
 import itertools
 import json
 import signal
-import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,24 +20,66 @@ from tensorboard.summary.writer import event_file_writer
 import model as model_script
 import test as test_script
 import train as train_script
-from checkpoint import load_checkpoint
-from configure import load_config
-from errors import exit_code
-from signals import NAMES
+from model import MODELS
+from nanocnn.commands import main as nanocnn_script
+from nanocnn.config import load
+from nanocnn.config.schema import Config
+from nanocnn.images.splits import DataInfo
+from nanocnn.networks import build
+from nanocnn.run import restore as restoring
+from nanocnn.run import resume
+from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.run.resume import Place
+from nanocnn.system.errors import exit_code
+from nanocnn.system.signals import NAMES
+from nanocnn.training.device import Computing
+from nanocnn.training.learner import Learner
 
 PROJECT = Path(__file__).parent.parent
-# TensorBoard reads event files in the order of their names: in seconds, and then in this count of a process's
-# files. Runs in one process, in one second, are an affair of tests: let its text sort as its numbers do.
+NETWORKS = build.catalogue(MODELS)
+CPU = torch.device("cpu")
+# TensorBoard reads event files in the order of their names: in seconds, and then in this count of a
+# process's
+# files. Runs in one process, in one second, are an affair of tests: let its text sort as its
+# numbers do.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
 SCRIPTS = {
     "train.py": train_script.main,
     "test.py": test_script.main,
     "model.py": model_script.main,
+    "nanocnn": nanocnn_script.run,
 }
+
+load_config = partial(load.load_config, networks=NETWORKS)
+build_model = partial(build.build_model, NETWORKS)
+restore = partial(restoring.restore, networks=NETWORKS)
+
+
+def train(config, run_dir):
+    """A new run in `run_dir`."""
+    return train_script.train(config, Place(run_dir))
+
+
+def go_on(config, run_dir):
+    """The run that stopped in `run_dir`."""
+    return train_script.train(config, resume.resume_run(run_dir, config, NETWORKS))
+
+
+def made_up_info(classes="ab", shape=(1, 6, 6), mean=0.5, std=0.5, counts=()):
+    """What a network is told of made-up data: `classes` has a letter for each."""
+    return DataInfo("made up", list(classes), [mean], [std], shape, counts)
+
+
+def made_up_learner(model, info=None, precision=torch.float32, **sections):
+    """A Learner of `model` on the CPU, for made-up images; `sections` are those of its config."""
+    computing = Computing(CPU, precision, torch.contiguous_format)
+    return Learner(model, Config().model_copy(update=sections), info or made_up_info(), computing)
 
 
 def heed_signals():
-    """For a child process: a shell lets what it starts in the background ignore SIGINT, nohup SIGHUP."""
+    """For a child process: a shell lets what it starts in the background ignore SIGINT, nohup
+    SIGHUP.
+    """
     for name in NAMES:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
 
@@ -48,13 +92,14 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def script(tmp_path, monkeypatch, capsys):
-    """Call a script in an empty folder: script("train.py", "--config", ...) -> code, output, error."""
+    """Call a script in an empty folder: script("train.py", "--config", ...) -> code, output,
+    error.
+    """
     monkeypatch.chdir(tmp_path)
 
     def call(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
-        code = exit_code(SCRIPTS[name])
+        code = exit_code(partial(SCRIPTS[name], list(map(str, arguments))))
         return Result(code, *capsys.readouterr())
 
     return call
@@ -64,7 +109,7 @@ def script(tmp_path, monkeypatch, capsys):
 def digits_run(tmp_path_factory):
     """The folder of a run of two epochs on digits."""
     config = load_config("digits.yaml", ["train.epochs=2"])
-    return train_script.train(config, tmp_path_factory.mktemp("runs") / "digits")
+    return train(config, tmp_path_factory.mktemp("runs") / "digits")
 
 
 @pytest.fixture
@@ -95,9 +140,13 @@ def small_mnist(tmp_path):
 
 # A short run in which everything random takes part: six steps an epoch, the last of another size.
 SHORT = [
-    "data.limit=200", "data.augment.shift=1", "train.epochs=3", "train.batch_size=32", "log.every=4",
+    "data.limit=200",
+    "data.augment.shift=1",
+    "train.epochs=3",
+    "train.batch_size=32",
+    "log.every=4",
     "model={name: convnet, channels: [[4], [8]], norm: batch, hidden: [16], dropout: 0.3}",
-]  # fmt: skip
+]
 STEPS_PER_EPOCH = 6
 
 
@@ -118,7 +167,9 @@ def differing(value, other, key=""):
 
 
 def differences_of_runs(run, other):
-    """What two runs do not have in common, times aside: both checkpoints, the metrics, the curves."""
+    """What two runs do not have in common, times aside: both checkpoints, the metrics, the
+    curves.
+    """
     found = []
     for name in ("last.pt", "best.pt"):
         checkpoints = [load_checkpoint(folder / name) for folder in (run, other)]
@@ -143,9 +194,7 @@ def differences_of_runs(run, other):
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """The folder of the short run that nothing disturbed."""
-    return train_script.train(
-        load_config("digits.yaml", SHORT), tmp_path_factory.mktemp("undisturbed") / "run"
-    )
+    return train(load_config("digits.yaml", SHORT), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 def after(monkeypatch, owner, name, calls, act):
@@ -163,7 +212,9 @@ def after(monkeypatch, owner, name, calls, act):
 
 @pytest.fixture
 def digit_pictures(tmp_path):
-    """Make root/<split>/<class>/<n>.png or .jpg of real digits: digit_pictures({"train": 60}) -> root."""
+    """Make root/<split>/<class>/<n>.png or .jpg of real digits: digit_pictures({"train": 60}) ->
+    root.
+    """
 
     def make(counts, classes=3, size=28):
         digits, numbers = load_digits(n_class=classes), itertools.count()

@@ -65,7 +65,9 @@ def cifar_records(images, *labels):
 
 
 def cifar10_files():
-    """Name -> content of the files in CIFAR-10's binary version: five of 8 training images, one of 20."""
+    """Name -> content of the files in CIFAR-10's binary version: five of 8 training images, one of
+    20.
+    """
     images, labels = pixels("train", 3, 32, 32), np.arange(40) % 10
     files = {}
     for number in range(5):

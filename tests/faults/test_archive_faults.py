@@ -1,4 +1,6 @@
-"""Archives and data files that are hostile, damaged or wrong: one line and exit code 2, and no file anywhere."""
+"""Archives and data files that are hostile, damaged or wrong: one line and exit code 2, and no file
+anywhere.
+"""
 
 import gzip
 import io
@@ -23,10 +25,10 @@ from imitation import (
 )
 from scipy.io import savemat
 
-import published
-from config import Data
-from dataset import load_splits
-from errors import UserError
+from nanocnn.config.schema import Data
+from nanocnn.images import published
+from nanocnn.images.splits import load_splits
+from nanocnn.system.errors import UserError
 
 OPTIONS = ["data.validation=10", "train.epochs=1", "model={name: mlp, hidden: [8]}"]
 ROOT = Path("data")  # of the folder that `train` is in
@@ -41,7 +43,9 @@ LETTERS = np.arange(40) % 26 + 1
 
 @pytest.fixture
 def train(script, tmp_path):
-    """Train on a data set in data/, which must not change, nor anything else here but the run folder."""
+    """Train on a data set in data/, which must not change, nor anything else here but the run
+    folder.
+    """
 
     def here():
         paths = (

@@ -15,14 +15,16 @@ import pytest
 import torch
 from conftest import PROJECT, SHORT, STEPS_PER_EPOCH, differences_of_runs
 
-import checkpoint as checkpoints
-from checkpoint import load_checkpoint, save_checkpoint
-from files import SEAL, is_sealed
-from run_dir import locked
+from nanocnn.run import checkpoint as checkpoints
+from nanocnn.run.checkpoint import load_checkpoint, save_checkpoint
+from nanocnn.run.folder import locked
+from nanocnn.system.files import SEAL, is_sealed
 
 
 def test_fault_17_a_kill_at_any_moment_loses_nothing():
-    """The benchmark itself compares the runs bit for bit, and looks into the folder after each kill."""
+    """The benchmark itself compares the runs bit for bit, and looks into the folder after each
+    kill.
+    """
     command = [sys.executable, "-m", "benchmarks.kill", "--kills", "20"]
     done = subprocess.run(command, cwd=PROJECT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -96,7 +98,7 @@ def test_fault_18_what_the_disk_gives_back_changed_does_not_replace_the_old_file
         path.write_bytes(content)
         return is_sealed(path)
 
-    monkeypatch.setattr("files.is_sealed", read)
+    monkeypatch.setattr("nanocnn.system.files.is_sealed", read)
     with pytest.raises(OSError, match="something else"):
         save_checkpoint(tmp_path / "run" / "last.pt", good)
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
@@ -158,7 +160,8 @@ def test_fault_19_a_damaged_last_checkpoint_is_reported_and_the_one_before_used(
     result = script("train.py", "--resume", "run")
     assert result.code == 0
     assert result.error == (
-        "warning: run/last.pt: damaged, or no checkpoint of this project: its content does not have the "
+        "warning: run/last.pt: damaged, or no checkpoint of this project: its content does not "
+        "have the "
         "checksum at its end; using run/previous.pt\n"
     )
     assert f"resuming after step {2 * STEPS_PER_EPOCH} of {3 * STEPS_PER_EPOCH}" in result.out

@@ -1,4 +1,6 @@
-"""Faults in the config and on the command line (1 to 7): exit code 2, one line, and nothing written."""
+"""Faults in the config and on the command line (1 to 7): exit code 2, one line, and nothing
+written.
+"""
 
 import errno
 import json
@@ -8,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import load_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configure import load_config
-from errors import UserError
+from nanocnn.system.errors import UserError
 
 
 def refused(result, *parts):
@@ -25,11 +27,14 @@ def refused(result, *parts):
 @pytest.mark.parametrize(
     "text, parts",
     [
-        ("seed: 1\noptimzer: {lr: 1}\n", ["c.yaml, line 2", "'optimzer'", "did you mean 'optimizer'"]),
+        (
+            "seed: 1\noptimzer: {lr: 1}\n",
+            ["c.yaml, line 2", "'optimzer'", "did you mean 'optimizer'"],
+        ),
         ("optimizer:\n  batch_size: 3\n", ["line 2", "'optimizer.batch_size'", "train.batch_size"]),
         ("train: 5\n", ["line 1", "train = 5", "section"]),
     ],
-)  # fmt: skip
+)
 def test_fault_01_an_unknown_key_is_named_with_its_line_and_the_nearest(script, text, parts):
     Path("c.yaml").write_text(text)
     refused(script("train.py", "--config", "c.yaml"), *parts)
@@ -39,13 +44,22 @@ def test_fault_01_an_unknown_key_is_named_with_its_line_and_the_nearest(script, 
 @pytest.mark.parametrize(
     "override, allowed",
     [
-        ("optimizer.lr=abc", "number"), ("optimizer.lr=-1", "greater than 0"), ("optimizer.lr=0", "greater"),
-        ("optimizer.lr=.nan", "finite"), ("optimizer.lr=.inf", "finite"), ("optimizer.lr=true", "number"),
-        ("train.batch_size=0", "greater than or equal to 1"), ("train.epochs=-1", "greater than or equal"),
-        ("train.epochs=true", "integer"), ("train.epochs=1.5", "integer"), ("train.epochs='3'", "integer"),
-        ("seed=null", "integer"), ("train.checkpoint_every=0s", "match"), ("train.checkpoint_every=0", "1"),
+        ("optimizer.lr=abc", "number"),
+        ("optimizer.lr=-1", "greater than 0"),
+        ("optimizer.lr=0", "greater"),
+        ("optimizer.lr=.nan", "finite"),
+        ("optimizer.lr=.inf", "finite"),
+        ("optimizer.lr=true", "number"),
+        ("train.batch_size=0", "greater than or equal to 1"),
+        ("train.epochs=-1", "greater than or equal"),
+        ("train.epochs=true", "integer"),
+        ("train.epochs=1.5", "integer"),
+        ("train.epochs='3'", "integer"),
+        ("seed=null", "integer"),
+        ("train.checkpoint_every=0s", "match"),
+        ("train.checkpoint_every=0", "1"),
     ],
-)  # fmt: skip
+)
 def test_fault_02_a_value_out_of_range_is_refused_with_what_is_allowed(script, override, allowed):
     refused(script("train.py", override), override.partition("=")[0], allowed)
     assert not list(Path().iterdir())
@@ -155,24 +169,61 @@ def test_fault_07_a_disk_that_takes_nothing_is_found_by_the_first_file(script, m
 
 
 KEYS = [
-    "name", "seed", "device", "precision", "data", "data.dataset", "data.root", "data.image_size",
-    "data.limit", "data.validation", "data.augment", "data.augment.shift", "model", "model.name",
-    "model.init", "model.hidden", "loss", "loss.label_smoothing", "optimizer", "optimizer.lr",
-    "optimizer.momentum", "optimizer.nesterov", "optimizer.groups", "schedule", "schedule.name",
-    "schedule.warmup", "train.epochs", "train.batch_size", "train.checkpoint_every", "log.every", "log",
-    "other", "train.other", "seed.other",
-]  # fmt: skip
+    "name",
+    "seed",
+    "device",
+    "precision",
+    "data",
+    "data.dataset",
+    "data.root",
+    "data.image_size",
+    "data.limit",
+    "data.validation",
+    "data.augment",
+    "data.augment.shift",
+    "model",
+    "model.name",
+    "model.init",
+    "model.hidden",
+    "loss",
+    "loss.label_smoothing",
+    "optimizer",
+    "optimizer.lr",
+    "optimizer.momentum",
+    "optimizer.nesterov",
+    "optimizer.groups",
+    "schedule",
+    "schedule.name",
+    "schedule.warmup",
+    "train.epochs",
+    "train.batch_size",
+    "train.checkpoint_every",
+    "log.every",
+    "log",
+    "other",
+    "train.other",
+    "seed.other",
+]
 # small where a large one would only take long
 WORDS = ["digits", "lenet", "mlp", "sgd", "constant", "one_cycle", "cpu", "fp32", "1s", "kaiming"]
 SCALARS = st.one_of(
-    st.integers(-2, 40), st.floats(), st.booleans(), st.none(), st.sampled_from(WORDS), st.text(max_size=8)
-)  # fmt: skip
+    st.integers(-2, 40),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.sampled_from(WORDS),
+    st.text(max_size=8),
+)
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["name", "lr", "shift", "match", "std", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "lr", "shift", "match", "std", "x"]), inner, max_size=3
+        )
+    ),
     max_leaves=4,
-)  # fmt: skip
+)
 
 
 @settings(
@@ -183,7 +234,9 @@ VALUES = st.recursive(
 )
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
 def test_whatever_the_config_says_the_run_starts_or_ends_with_code_2(script, monkeypatch, values):
-    """A traceback would come out of `script`; starting ends here where the first epoch would begin."""
+    """A traceback would come out of `script`; starting ends here where the first epoch would
+    begin.
+    """
 
     class Started(UserError):
         pass
@@ -191,7 +244,7 @@ def test_whatever_the_config_says_the_run_starts_or_ends_with_code_2(script, mon
     def start(*arguments):
         raise Started("started")
 
-    monkeypatch.setattr("engine.train_one_epoch", start)
+    monkeypatch.setattr("nanocnn.training.learner.Learner.step", start)
     overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     result = script("train.py", "data.limit=50", *overrides)
     assert result.code == 2 and result.error.startswith("error: ")

@@ -1,4 +1,6 @@
-"""Downloads that go wrong, from a real server: nothing half, one line and exit code 2, and a second start recovers."""
+"""Downloads that go wrong, from a real server: nothing half, one line and exit code 2, and a second
+start recovers.
+"""
 
 import gzip
 import hashlib
@@ -16,13 +18,12 @@ from urllib.request import Request
 
 import numpy as np
 import pytest
-from conftest import heed_signals
+from conftest import PROJECT, heed_signals
 from imitation import COUNTS, idx, pixels
 
-import download
-from errors import UserError
+from nanocnn.images import download
+from nanocnn.system.errors import UserError
 
-PROJECT = Path(__file__).parent.parent.parent
 FILES = {
     "train-images-idx3-ubyte.gz": gzip.compress(idx(pixels("train", 28, 28))),
     "train-labels-idx1-ubyte.gz": gzip.compress(idx(np.arange(COUNTS["train"]) % 10)),
@@ -78,7 +79,9 @@ def odd_length(request, content):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server of FILES on this machine, in the place of MNIST's; it answers as `server.answers` say in turn."""
+    """A server of FILES on this machine, in the place of MNIST's; it answers as `server.answers`
+    say in turn.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -279,8 +282,8 @@ def test_two_threads_may_fetch_the_same_file(server, tmp_path, monkeypatch):
 PROGRAM = """
 import sys
 from pathlib import Path
-import download
-from errors import exit_code
+from nanocnn.images import download
+from nanocnn.system.errors import exit_code
 download.SCHEME = "http"
 url, path, md5 = sys.argv[1:]
 sys.exit(exit_code(lambda: download.download([url], Path(path), md5)))

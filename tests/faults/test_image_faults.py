@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from config import Data
-from dataset import load_splits
+from nanocnn.config.schema import Data
+from nanocnn.images.splits import load_splits
 
 
 def png(width, height, rows):
@@ -110,7 +110,9 @@ def test_a_class_of_which_nothing_is_left_is_refused(digit_pictures, script):
 
 
 def test_odd_pictures_are_no_faults(tmp_path, script):
-    """16 bits, transparency, palette, CMYK, EXIF and names with spaces and letters of all languages."""
+    """16 bits, transparency, palette, CMYK, EXIF and names with spaces and letters of all
+    languages.
+    """
     folder = tmp_path / "my 图片" / "train" / "ночь и день"
     folder.mkdir(parents=True)
     ramp = np.linspace(0, 255, 28 * 28).reshape(28, 28).astype(np.uint8)

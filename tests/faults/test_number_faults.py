@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import SHORT, STEPS_PER_EPOCH
 
-import dataset
-import engine
-from checkpoint import load_checkpoint
+from nanocnn.images.batches import Batches
+from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.training.learner import Learner
 
 
 def checkpoints_are_finite(run):
@@ -50,7 +50,7 @@ def test_fault_15_weights_that_explode_in_the_last_step_are_not_saved(script):
 
 def test_fault_16_a_pixel_that_is_no_number_ends_the_run(script, monkeypatch):
     """In the second epoch, so that there is a good checkpoint to keep."""
-    normalise, calls = dataset.Batches.normalise, []
+    normalise, calls = Batches.normalise, []
 
     def spoilt(self, images):
         calls.append(None)
@@ -58,7 +58,7 @@ def test_fault_16_a_pixel_that_is_no_number_ends_the_run(script, monkeypatch):
         images[0, 0, 0, 0] = float("nan") if len(calls) == 2 * STEPS_PER_EPOCH else 0.0
         return images
 
-    monkeypatch.setattr(dataset.Batches, "normalise", spoilt)
+    monkeypatch.setattr(Batches, "normalise", spoilt)
     result = script("train.py", *SHORT, "--run-dir", "run")
     assert result.code == 3 and "in epoch 2, by step 12" in result.error
     assert load_checkpoint(Path("run/last.pt"))["epoch"] == 1
@@ -67,14 +67,14 @@ def test_fault_16_a_pixel_that_is_no_number_ends_the_run(script, monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_fault_16_a_validation_loss_that_is_no_number_is_never_best(script, monkeypatch, value):
-    evaluate, calls = engine.evaluate, []
+    evaluate, calls = Learner.judge, []
 
     def spoilt(*arguments):
         calls.append(None)
         evaluation = evaluate(*arguments)
         return evaluation._replace(loss=value, accuracy=1.0) if len(calls) == 2 else evaluation
 
-    monkeypatch.setattr(engine, "evaluate", spoilt)
+    monkeypatch.setattr(Learner, "judge", spoilt)
     result = script("train.py", *SHORT, "--run-dir", "run")
     assert (
         result.code == 3 and "the validation loss became infinite or NaN in epoch 2" in result.error

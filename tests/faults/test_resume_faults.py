@@ -1,4 +1,6 @@
-"""Going on: bit for bit, after signals, after crashes (24 to 27), and with what a test report needs (29, 30)."""
+"""Going on: bit for bit, after signals, after crashes (24 to 27), and with what a test report needs
+(29, 30).
+"""
 
 import json
 import os
@@ -13,12 +15,15 @@ import pytest
 from conftest import PROJECT, SHORT, STEPS_PER_EPOCH, after, differences_of_runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import checkpoint as checkpoints
-import dataset
-import engine
-import record
-from checkpoint import load_checkpoint
-from optimizer import OPTIMIZERS
+from nanocnn.images import batches, training_data
+from nanocnn.images.batches import Batches
+from nanocnn.run import checkpoint as checkpoints
+from nanocnn.run import run as run_module
+from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.run.record import Record
+from nanocnn.run.run import Run
+from nanocnn.training.learner import Learner
+from nanocnn.training.optimizer import OPTIMIZERS
 
 ALL_STEPS = 3 * STEPS_PER_EPOCH
 
@@ -38,14 +43,16 @@ def crash():
 def test_fault_24_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
     undisturbed, script, monkeypatch, step, every, precision
 ):
-    """With dropout, batch normalisation, momentum, augmentation and schedule, from every kind of place."""
+    """With dropout, batch normalisation, momentum, augmentation and schedule, from every kind of
+    place.
+    """
     if precision == "bf16":
         options = [*SHORT, "precision=bf16"]
         assert script("train.py", *options, "--run-dir", "whole").code == 0
         undisturbed = Path("whole")
     options = [*SHORT, f"precision={precision}", f"train.checkpoint_every={every}"]
     with monkeypatch.context() as patch:
-        after(patch, record.Record, "update", step + 1, crash)
+        after(patch, Run, "after_step", step + 1, crash)
         with pytest.raises(Crash):
             script("train.py", *options, "--run-dir", "run")
     resumed = script("train.py", "--resume", "run")
@@ -61,7 +68,7 @@ def test_fault_24_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
 def interrupted(script, monkeypatch, options=SHORT):
     """The short run, cut off in the middle of its second epoch with a checkpoint."""
     with monkeypatch.context() as patch:
-        after(patch, record.Record, "update", 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        after(patch, Run, "after_step", 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert script("train.py", *options, "--run-dir", "run").code == 143
 
 
@@ -73,15 +80,19 @@ def test_fault_24_the_comparison_fails_where_a_part_of_the_state_is_lost(
     def from_the_start(self, seed, epoch, augment, start=0, sampling="natural"):
         return shuffled(self, seed, epoch, augment, 0, sampling)
 
-    shuffled = dataset.Batches.shuffled
+    shuffled = Batches.shuffled
     losses = {
-        "the order": lambda patch: patch.setattr(dataset, "ORDER", 7),
-        "dropout and augmentation": lambda patch: patch.setattr(dataset, "STEP", 7),
-        "the place in the epoch": lambda patch: patch.setattr(dataset.Batches, "shuffled", from_the_start),
-        "the optimizer": lambda patch: patch.setattr(OPTIMIZERS["sgd"], "load_state_dict", lambda *state: None),
-        "the sums": lambda patch: patch.setattr(record.Record, "start_epoch", lambda self, epoch, partial=None: start_epoch(self, epoch)),
-    }  # fmt: skip
-    start_epoch = record.Record.start_epoch
+        "the order": lambda patch: patch.setattr(batches, "ORDER", 7),
+        "dropout and augmentation": lambda patch: patch.setattr(batches, "STEP", 7),
+        "the place in the epoch": lambda patch: patch.setattr(Batches, "shuffled", from_the_start),
+        "the optimizer": lambda patch: patch.setattr(
+            OPTIMIZERS["sgd"], "load_state_dict", lambda *state: None
+        ),
+        "the sums": lambda patch: patch.setattr(
+            Record, "start_epoch", lambda self, epoch, partial=None: start_epoch(self, epoch)
+        ),
+    }
+    start_epoch = Record.start_epoch
     interrupted(script, monkeypatch)
     Path("run").rename("cut")
     for name, lose in losses.items():
@@ -99,7 +110,7 @@ def test_fault_24_the_comparison_fails_where_a_part_of_the_state_is_lost(
 def test_fault_24_the_curves_have_no_doubled_steps(undisturbed, script, monkeypatch):
     """Killed some steps after its checkpoint, a run leaves points that it will draw again."""
     with monkeypatch.context() as patch:
-        after(patch, record.Record, "update", 17, crash)
+        after(patch, Run, "after_step", 17, crash)
         with pytest.raises(Crash):
             script("train.py", *SHORT, "train.checkpoint_every=8", "--run-dir", "run")
     assert load_checkpoint(Path("run/last.pt"))["step"] == 16
@@ -118,12 +129,12 @@ def test_fault_24_the_curves_have_no_doubled_steps(undisturbed, script, monkeypa
 
 
 MOMENTS = {
-    "training": (record.Record, "update", 9),
-    "the last step of an epoch": (record.Record, "update", 6),
-    "before the first step": (record.Record, "start_epoch", 1),
-    "evaluation": (engine, "evaluate", 2),
+    "training": (Run, "after_step", 9),
+    "the last step of an epoch": (Run, "after_step", 6),
+    "before the first step": (Run, "epochs", 1),
+    "evaluation": (Learner, "judge", 2),
     "saving": (checkpoints, "write_sealed", 4),
-    "writing the metrics": (record.Record, "end_epoch", 2),
+    "writing the metrics": (Run, "after_epoch", 2),
 }
 
 
@@ -144,7 +155,7 @@ def test_fault_25_a_signal_leaves_a_checkpoint_from_which_nothing_is_lost(
     assert facts["exit_reason"].startswith(f"Stopped: {name}") and facts["seconds"]["training"] > 0
     checkpoint = load_checkpoint(Path("run/last.pt"))
     assert (facts["epoch"], facts["step"]) == (checkpoint["epoch"], checkpoint["step"])
-    expected = {"training": 9, "before the first step": 1, "the last step of an epoch": 6}
+    expected = {"training": 9, "before the first step": 0, "the last step of an epoch": 6}
     assert checkpoint["step"] == expected.get(moment, 12)
     if moment == "evaluation":
         assert checkpoint["epoch"] == 1, "it did not wait for the rest of the images"
@@ -159,7 +170,9 @@ def test_fault_25_a_signal_while_the_data_are_read_stops_at_once_and_writes_noth
     script, monkeypatch
 ):
     before = signal.getsignal(signal.SIGTERM)
-    after(monkeypatch, dataset, "load_splits", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    after(
+        monkeypatch, training_data, "load_splits", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    )
     stopped = script("train.py", *SHORT)
     assert (stopped.code, stopped.error) == (143, "stopped by SIGTERM; nothing was written\n")
     assert not list(Path().iterdir())
@@ -169,11 +182,13 @@ def test_fault_25_a_signal_while_the_data_are_read_stops_at_once_and_writes_noth
 def test_fault_25_a_second_signal_ends_the_process_at_once(tmp_path):
     """The first one finds a step that takes a minute."""
     code = (
-        "import sys, time, engine, train; from errors import exit_code\n"
-        "def slow(*arguments):\n    print('in', flush=True); time.sleep(60); yield\n"
-        "engine.train_one_epoch = slow\n"
-        "sys.argv = ['train.py', '--run-dir', 'run', 'data.limit=50']\n"
-        "sys.exit(exit_code(train.main))"
+        "import sys, time, train\n"
+        "from nanocnn.system.errors import exit_code\n"
+        "from nanocnn.training.learner import Learner\n"
+        "def slow(*arguments):\n    print('in', flush=True); time.sleep(60)\n"
+        "Learner.step = slow\n"
+        "arguments = ['--run-dir', 'run', 'data.limit=50']\n"
+        "sys.exit(exit_code(lambda: train.main(arguments)))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)},
@@ -191,7 +206,7 @@ def test_fault_25_a_second_signal_ends_the_process_at_once(tmp_path):
 
 def test_fault_26_a_run_without_a_checkpoint_cannot_go_on(script, monkeypatch):
     with monkeypatch.context() as patch:
-        after(patch, record.Record, "update", 2, crash)
+        after(patch, Run, "after_step", 2, crash)
         with pytest.raises(Crash):
             script("train.py", *SHORT, "--run-dir", "run")
     assert "Crash" in json.loads(Path("run/run.json").read_text())["exit_reason"]
@@ -227,12 +242,12 @@ def test_fault_26_the_same_command_after_every_crash_comes_to_the_end(
     ]
     crashes = 0
     with monkeypatch.context() as patch:
-        after(patch, checkpoints, "save_checkpoint", 1, crash)
+        after(patch, run_module, "save_checkpoint", 1, crash)
         with pytest.raises(Crash):
             script(*command)
     while crashes < 30:
         with monkeypatch.context() as patch:
-            after(patch, record.Record, "update", 2, crash)
+            after(patch, Run, "after_step", 2, crash)
             try:
                 assert script(*command).code == 0
                 break
@@ -311,7 +326,10 @@ def test_fault_29_an_empty_test_split_is_refused(small_mnist, script):
     assert (
         script("train.py", *options, net, f"data.root={small_mnist}", "--run-dir", "run").code == 0
     )
-    for kind, header in (("images-idx3", b"\0\0\x08\x03" + bytes(4) + b"\0\0\0\x1c" * 2), ("labels-idx1", b"\0\0\x08\x01" + bytes(4))):  # fmt: skip
+    for kind, header in (
+        ("images-idx3", b"\0\0\x08\x03" + bytes(4) + b"\0\0\0\x1c" * 2),
+        ("labels-idx1", b"\0\0\x08\x01" + bytes(4)),
+    ):
         (raw / f"t10k-{kind}-ubyte").write_bytes(header)
     result = script("test.py", "--ckpt", "run")
     assert result.code == 2 and "t10k-images" in result.error and "N from 1" in result.error
@@ -324,7 +342,10 @@ def test_fault_30_without_tensorboard_the_run_goes_on(undisturbed, script, monke
     assert result.code == 0 and result.error.startswith("warning: no TensorBoard curves")
     assert result.error.count("\n") == 1
     assert not list(Path("run").glob("events*"))
-    metrics = [re.sub(r'"images_per.*', "", (run / "metrics.jsonl").read_text()) for run in (undisturbed, Path("run"))]  # fmt: skip
+    metrics = [
+        re.sub(r'"images_per.*', "", (run / "metrics.jsonl").read_text())
+        for run in (undisturbed, Path("run"))
+    ]
     assert metrics[0] == metrics[1]
 
 
@@ -336,8 +357,8 @@ def test_fault_30_curves_that_cannot_be_written_do_not_end_the_run(script, monke
 
     after(
         monkeypatch,
-        record.Record,
-        "update",
+        Run,
+        "after_step",
         7,
         lambda: monkeypatch.setattr(RecordWriter, "write", full),
     )
@@ -385,7 +406,7 @@ def test_a_dry_run_takes_streams_and_signals_and_no_other_flag(script, digit_pic
     for flags in (["--resume", "auto"], ["--seeds", "2"], ["--run-dir", "x"]):
         refused = script("train.py", "--dry-run", *net, *flags)
         assert refused.code == 2 and "--dry-run" in refused.error
-    after(monkeypatch, record.Record, "update", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    after(monkeypatch, Run, "after_step", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = script("train.py", "--dry-run", *net)
     assert (stopped.code, stopped.error) == (143, "stopped by SIGTERM; nothing was kept\n")
     assert sorted(Path().rglob("*")) == files
@@ -394,6 +415,6 @@ def test_a_dry_run_takes_streams_and_signals_and_no_other_flag(script, digit_pic
 def test_a_signal_that_the_process_was_told_to_ignore_is_ignored(script, monkeypatch):
     """As under nohup, when the terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    after(monkeypatch, record.Record, "update", 9, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    after(monkeypatch, Run, "after_step", 9, lambda: os.kill(os.getpid(), signal.SIGHUP))
     assert script("train.py", *SHORT, "--run-dir", "run").code == 0
     signal.signal(signal.SIGHUP, before)

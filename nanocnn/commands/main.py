@@ -1,0 +1,43 @@
+"""nanocnn VERB: what can be done besides training and testing."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from nanocnn.system.errors import UserError, did_you_mean, exit_code
+
+VERBS = {  # verb -> what it does; its module has the same name
+    "find-lr": "find a learning rate for a config, and draw the loss over it",
+    "layers": "print the layer table of a config's network",
+}
+USAGE = f"""usage: nanocnn VERB [argument ...]
+
+What can be done besides training (python train.py) and testing (python test.py):
+
+{chr(10).join(f"  {verb:<10} {what}" for verb, what in VERBS.items())}
+
+examples:
+  nanocnn find-lr --config mnist.yaml
+  nanocnn layers --config vgg11.yaml
+  nanocnn VERB --help
+"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Do what the command line says. Raises UserError where that is nothing known."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    if arguments[0] == "--version":
+        import nanocnn
+
+        print(f"nanocnn {nanocnn.__version__}")
+        return
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise UserError(f"nanocnn {verb}: no such verb{did_you_mean(verb, VERBS)}")
+    import_module(f"nanocnn.commands.{verb.replace('-', '_')}").main(rest)
+
+
+def main() -> int:
+    return exit_code(lambda: run(sys.argv[1:]))

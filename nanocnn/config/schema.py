@@ -1,0 +1,525 @@
+"""The schema of a config: every key with its type, range, default and one comment.
+
+What only the networks know, their names and keys, `load.py` adds.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nanocnn.config.strict_yaml import inline
+
+OWN_IMAGES = ("folder", "csv")  # the data sets that are files of the user
+DataSetName = Literal[
+    "digits", "mnist", "fashion_mnist", "kmnist", "emnist_letters", "emnist_balanced",
+    "cifar10", "cifar100", "svhn", "folder", "csv",
+]  # fmt: skip
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+SIZE = rf"^[1-9]\d*({'|'.join(UNITS)})$"
+SECONDS = r"^([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*)s$"  # more than zero
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Named(Section):
+    """A section whose `name` decides which other keys it takes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    def arguments(self, trained: bool = False) -> dict[str, Any]:
+        """Every key but `name`; of a `trained` network those that give the first weights say
+        nothing.
+        """
+        first = {"init": None, "pretrained": False} if trained else {}
+        arguments = self.model_dump(exclude={"name"})
+        return arguments | {key: value for key, value in first.items() if key in arguments}
+
+
+class Augment(Section):
+    shift: int = Field(0, ge=0, description="pixels; each image moves by up to this, both ways")
+    rotate: float = Field(0.0, ge=0, le=180, description="degrees; turns by up to this, both ways")
+    scale: float = Field(0.0, ge=0, lt=1, description="fraction; 0.1 = 10% smaller to 10% larger")
+    shear: float = Field(0.0, ge=0, le=60, description="degrees; leans by up to this, both ways")
+    elastic: float = Field(
+        0.0, ge=0, description="pixels; standard deviation of a smooth distortion"
+    )
+    elastic_sigma: float | None = Field(
+        None, gt=0, description="pixels over which that is smooth; null = 4"
+    )
+    flip: Literal["alternating"] | bool = Field(
+        False,
+        description="left-right, half of the images; alternating = each in every other epoch",
+    )
+    crop: int = Field(
+        0, ge=0, description="pixels; like shift, with mirrored edges instead of black"
+    )
+    cutout: int = Field(0, ge=0, description="pixels; side of a square made black")
+    brightness: float = Field(0.0, ge=0, lt=1, description="fraction; 0.1 = 10% darker to lighter")
+    contrast: float = Field(0.0, ge=0, lt=1, description="fraction; 0.1 = 10% flatter to stronger")
+    mixup: float = Field(
+        0.0, ge=0, le=100, description="alpha of Beta(alpha, alpha), which weighs two images"
+    )
+    cutmix: float = Field(
+        0.0, ge=0, le=100, description="alpha of Beta(alpha, alpha), the share of another's box"
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares, which the loss must take."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @model_validator(mode="after")
+    def check_elastic(self) -> "Augment":
+        if self.elastic_sigma is not None and self.elastic == 0:
+            raise ValueError(f"elastic_sigma = {self.elastic_sigma} cannot act with elastic = 0")
+        return self
+
+
+class Data(Section):
+    dataset: DataSetName = "digits"
+    root: str = Field("data", description="folder where data sets live")
+    channels: Literal[1, 3] | None = Field(
+        None, description="of your own images: 1 = grey, 3 = colour; null = 1 if all are grey"
+    )
+    image_size: int | None = Field(
+        None, ge=1, le=4096, description="pixels; null = the data set's own"
+    )
+    resize: Literal["stretch", "crop", "pad"] = Field(
+        "stretch", description="your own images to a square of image_size"
+    )
+    limit: int | None = Field(None, ge=1, description="images of train to use at all; null = all")
+    validation: int | float = Field(
+        0.1, ge=0, description="images (int) or fraction (float) carved from train; 0 = none"
+    )
+    sampling: Literal["natural", "balanced"] = Field(
+        "natural", description="balanced = an epoch has each class equally often"
+    )
+    memory_limit: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SIZE)] = Field(
+        "4GB",
+        description=(
+            "bytes, or 500MB; more of your own images are read batch by batch, of others refused"
+        ),
+    )
+    skip_unreadable: bool = Field(
+        False, description="leave out files of yours that are no images; false = refuse them"
+    )
+    average_flips: bool = Field(
+        False, description="judge by the mean of the logits of an image and its mirror image"
+    )
+    augment: Augment = Augment()
+
+    @property
+    def memory_bytes(self) -> int:
+        limit = self.memory_limit
+        return limit if isinstance(limit, int) else int(limit[:-2]) * UNITS[limit[-2:]]
+
+    @model_validator(mode="after")
+    def check_own_images(self) -> "Data":
+        for key in ("channels", "resize", "skip_unreadable"):
+            value = getattr(self, key)
+            if self.dataset not in OWN_IMAGES and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} = {inline(value)}: cannot act on {self.dataset}, only where "
+                    f"data.dataset is {' or '.join(OWN_IMAGES)}"
+                )
+        if self.resize != "stretch" and self.image_size is None:
+            raise ValueError(f"resize = {self.resize}: cannot act without data.image_size")
+        return self
+
+    @model_validator(mode="after")
+    def check_validation(self) -> "Data":
+        if isinstance(self.validation, float) and self.validation >= 1:
+            raise ValueError(
+                f"validation = {self.validation}: a fraction should be less than 1; "
+                "a number of images is written without a point"
+            )
+        return self
+
+
+class Loss(Section):
+    """A loss, and what the rest of the program must know of it."""
+
+    takes_soft_labels: ClassVar[bool] = False  # labels as shares of all classes (B, classes) too
+    logistic: ClassVar[bool] = False  # for two classes that one output tells apart
+
+
+Positive = Annotated[float, Field(gt=0)]
+ClassWeights = Annotated[
+    list[Positive] | Literal["balanced"] | None,
+    Field(description="one a class; balanced = n / (classes * images of the class); null = alike"),
+]
+
+
+class CrossEntropy(Loss):
+    takes_soft_labels = True
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
+    class_weights: ClassWeights = None
+
+
+class MSE(Loss):
+    takes_soft_labels = True
+
+    name: Literal["mse"] = "mse"
+
+
+class BCE(Loss):
+    logistic = True
+
+    name: Literal["bce"] = "bce"
+
+
+class Focal(Loss):
+    name: Literal["focal"] = "focal"
+    gamma: float = Field(2.0, ge=0, description="how little easy images count; 0 = cross-entropy")
+    class_weights: ClassWeights = None
+
+
+class Group(Section):
+    """Parameters with a learning rate and weight decay of their own; the first group that matches
+    counts.
+    """
+
+    match: str = Field(min_length=1, description="pattern of parameter names, as in a shell")
+    lr_mult: float = Field(1.0, ge=0, description="times the learning rate; 0 = frozen")
+    decay_mult: float = Field(1.0, ge=0, description="times the weight decay")
+
+
+class Optimizer(Section):
+    """What every optimizer takes; further keys are the arguments of the same name in
+    torch.optim.
+    """
+
+    name: str
+    lr: float = Field(gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
+    decay_norm_and_bias: bool = Field(
+        True, description="false = no weight decay on biases and normalisation"
+    )
+    groups: list[Group] = Field([], description='{match: "features.*", lr_mult, decay_mult}, ...')
+
+    @model_validator(mode="after")
+    def check_decay(self) -> "Optimizer":
+        if self.weight_decay == 0 and not self.decay_norm_and_bias:
+            raise ValueError("decay_norm_and_bias = false cannot act with weight_decay = 0")
+        if self.weight_decay == 0 and any(group.decay_mult != 1 for group in self.groups):
+            raise ValueError("groups with a decay_mult cannot act with weight_decay = 0")
+        return self
+
+
+class Momentum(Optimizer):
+    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last update kept")
+    nesterov: bool = Field(False, description="look-ahead momentum")
+
+    @model_validator(mode="after")
+    def check_nesterov(self) -> "Momentum":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov = true cannot act with momentum = 0")
+        return self
+
+
+class SGD(Momentum):
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(0.1, gt=0, description="peak learning rate")
+
+
+class Adagrad(Optimizer):
+    name: Literal["adagrad"] = "adagrad"
+    lr: float = Field(0.01, gt=0, description="peak learning rate")
+    lr_decay: float = Field(0.0, ge=0, description="lr / (1 + step * lr_decay)")
+    initial_accumulator_value: float = Field(0.0, ge=0, description="sum of squares at the start")
+    eps: float = Field(1e-10, gt=0, description="added to the denominator")
+
+
+class Adadelta(Optimizer):
+    name: Literal["adadelta"] = "adadelta"
+    lr: float = Field(1.0, gt=0, description="peak learning rate")
+    rho: float = Field(0.9, ge=0, lt=1, description="share of the mean squares kept")
+    eps: float = Field(1e-6, gt=0, description="added to the mean squares")
+
+
+class RMSprop(Optimizer):
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: float = Field(0.01, gt=0, description="peak learning rate")
+    alpha: float = Field(0.99, ge=0, lt=1, description="share of the mean squares kept")
+    eps: float = Field(1e-8, gt=0, description="added to the denominator")
+    momentum: float = Field(0.0, ge=0, lt=1, description="share of the last update kept")
+    centered: bool = Field(False, description="variance instead of the mean squares")
+
+
+class Adam(Optimizer):
+    name: Literal["adam"] = "adam"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        [0.9, 0.999], min_length=2, max_length=2, description="shares of the two moments kept"
+    )
+    eps: float = Field(1e-8, gt=0, description="added to the denominator")
+    amsgrad: bool = Field(False, description="the largest second moment so far counts")
+
+
+class AdamW(Adam):
+    name: Literal["adamw"] = "adamw"  # type: ignore[assignment]
+    weight_decay: float = Field(0.01, ge=0, description="share of a weight taken a step, times lr")
+
+
+class Muon(Momentum):
+    """Muon for the weights of hidden layers, AdamW with its defaults for all other parameters."""
+
+    name: Literal["muon"] = "muon"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.1, ge=0, description="share of a weight taken a step, times lr")
+    momentum: float = Field(0.95, ge=0, lt=1, description="share of the last update kept")
+    nesterov: bool = Field(True, description="look-ahead momentum")
+    ns_steps: int = Field(5, ge=1, lt=100, description="Newton-Schulz iterations")
+    adjust_lr_fn: Literal["match_rms_adamw", "original"] = Field(
+        "match_rms_adamw", description="how large a step of lr is: as AdamW's, or as Jordan's Muon"
+    )
+
+
+class Schedule(Section):
+    """How the learning rate goes on after a linear rise from zero to its peak."""
+
+    name: str
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps; rises linearly")
+
+
+class OneCycle(Schedule):
+    name: Literal["one_cycle"] = "one_cycle"
+    warmup: float = Field(0.2, ge=0, lt=1, description="share of all steps; then linear to zero")
+
+
+class Constant(Schedule):
+    name: Literal["constant"] = "constant"
+
+
+class Step(Schedule):
+    name: Literal["step"] = "step"
+    step_size: int = Field(3, ge=1, description="epochs between two cuts")
+    gamma: float = Field(0.1, gt=0, lt=1, description="factor of a cut")
+
+
+class MultiStep(Schedule):
+    name: Literal["multistep"] = "multistep"
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(
+        [5, 8], min_length=1, description="epochs after which it is cut"
+    )
+    gamma: float = Field(0.1, gt=0, lt=1, description="factor of a cut")
+
+    @model_validator(mode="after")
+    def check_milestones(self) -> "MultiStep":
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones = {self.milestones}: each should be later than the last")
+        return self
+
+
+class Exponential(Schedule):
+    name: Literal["exponential"] = "exponential"
+    gamma: float = Field(0.9, gt=0, lt=1, description="factor from epoch to epoch")
+
+
+class Cosine(Schedule):
+    name: Literal["cosine"] = "cosine"
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
+
+
+class Plateau(Schedule):
+    name: Literal["plateau"] = "plateau"
+    factor: float = Field(0.1, gt=0, lt=1, description="factor of a cut")
+    patience: int = Field(2, ge=0, description="epochs without a better val_loss before a cut")
+    threshold: float = Field(1e-4, ge=0, lt=1, description="better = by more than this share")
+
+
+class Train(Section):
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    batch_size: int = Field(128, ge=1, description="images in a step")
+    checkpoint_every: (
+        Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SECONDS)] | None
+    ) = Field(None, description="steps, or seconds as in 60s; null = each epoch")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
+    clip_norm: float | None = Field(None, gt=0, description="most that the gradient's norm may be")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share kept of the weights' mean each step; the mean is judged",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better validation before it stops"
+    )
+    overfit_batches: int | None = Field(
+        None, ge=1, description="train and validate on these few batches: can it learn at all?"
+    )
+    channels_last: Literal["auto"] | bool = Field(
+        "auto", description="lay images out as (N, H, W, C) in memory; auto = where that is faster"
+    )
+    compile: bool = Field(False, description="torch.compile, which takes a minute at the start")
+
+    @model_validator(mode="after")
+    def check_patience(self) -> "Train":
+        if self.patience is not None and self.patience >= self.epochs:
+            raise ValueError(
+                f"patience = {self.patience}: cannot act in {self.epochs} epochs; it should be less"
+            )
+        return self
+
+
+class Log(Section):
+    every: int = Field(50, ge=1, description="steps between two points of the training curves")
+
+
+class Kaiming(Section):
+    name: Literal["kaiming"] = "kaiming"
+    bias: float = 0.0
+
+
+class Xavier(Section):
+    name: Literal["xavier"] = "xavier"
+    bias: float = 0.0
+
+
+class Normal(Section):
+    name: Literal["normal"] = "normal"
+    std: float = Field(0.01, gt=0)
+    bias: float = 0.0
+
+
+class Network(Named):
+    model_config = ConfigDict(extra="forbid")
+
+    init: Annotated[Kaiming | Xavier | Normal, Field(discriminator="name")] | None = Field(
+        None, description="{name: kaiming | xavier | normal, bias, std}; null = the network's own"
+    )
+
+
+class Config(Section):
+    name: str = Field("run", description="runs go to runs/<name>/")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, split, order, augmentation")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto = the fastest here"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto = bf16 where the device multiplies it natively, else fp32"
+    )
+    data: Data = Data()
+    model: Named = Named(name="lenet")
+    loss: CrossEntropy | MSE | BCE | Focal = Field(CrossEntropy(), discriminator="name")
+    optimizer: SGD | Adagrad | Adadelta | RMSprop | Adam | AdamW | Muon = Field(
+        SGD(), discriminator="name"
+    )
+    schedule: OneCycle | Constant | Step | MultiStep | Exponential | Cosine | Plateau = Field(
+        OneCycle(), discriminator="name"
+    )
+    train: Train = Train()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def check_validation(self) -> "Config":
+        if self.train.patience is not None and self.data.validation == 0:
+            raise ValueError(
+                "train.patience: cannot act without validation images (data.validation)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_name(self) -> "Config":
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"name = {self.name!r}: should name a folder with letters, digits, '_', '-' and '.'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_schedule(self) -> "Config":
+        """Refuse what would not act before the last epoch is over."""
+        schedule, key, acts_after = self.schedule, "", 0  # epochs
+        match schedule:
+            case Step():
+                key, acts_after = f"step_size = {schedule.step_size}", schedule.step_size
+            case MultiStep():
+                key, acts_after = f"milestones = {schedule.milestones}", schedule.milestones[-1]
+            case Exponential():
+                key, acts_after = f"gamma = {schedule.gamma}", 1
+            case Plateau():
+                if self.data.validation == 0:
+                    raise ValueError("schedule.name = plateau cannot act with data.validation = 0")
+                # the first epoch sets the mark, and one more than `patience` must miss it
+                key, acts_after = f"patience = {schedule.patience}", schedule.patience + 2
+            case Cosine() if schedule.min_lr >= self.optimizer.lr:
+                raise ValueError(
+                    f"schedule.min_lr = {schedule.min_lr}: should be less than "
+                    f"optimizer.lr = {self.optimizer.lr}"
+                )
+        if acts_after >= self.train.epochs:
+            raise ValueError(
+                f"schedule.{key}: acts after {acts_after} epochs at the earliest, "
+                f"but train.epochs = {self.train.epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_mixing(self) -> "Config":
+        if self.data.augment.mixes:
+            key = "mixup" if self.data.augment.mixup else "cutmix"
+            if self.train.batch_size == 1:
+                raise ValueError(f"data.augment.{key} cannot act with train.batch_size = 1")
+            if not self.loss.takes_soft_labels:
+                raise ValueError(
+                    f"data.augment.{key} cannot act with loss.name = {self.loss.name}, which "
+                    "takes no mixed labels"
+                )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`schedule.warmup=0.1` means the default schedule: a section without a name has the
+        default's.
+        """
+        for key, field in cls.model_fields.items():
+            section = values.get(key)
+            if isinstance(section, dict) and hasattr(field.default, "name"):
+                values = values | {key: {"name": field.default.name} | section}
+        return values
+
+
+def dotted_items(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key with its value, those of the sections in it as `train.epochs`."""
+    for key, value in section:
+        yield prefix + key, value
+        if isinstance(value, Section):
+            yield from dotted_items(value, f"{prefix}{key}.")
+
+
+def to_yaml(section: Section, indent: str = "") -> str:
+    """Every key of `section` with its value and comment, as YAML that `load_config` reads back."""
+    lines = []
+    for key, value in section:
+        field = type(section).model_fields[key]
+        if isinstance(value, Section):
+            lines.append(f"{indent}{key}:\n{to_yaml(value, indent + '  ')}")
+            continue
+        plain = section.model_dump(mode="json")[key]
+        line = f"{indent}{key}: {inline(plain)}"
+        variants = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        allowed = " | ".join(variants) if len(variants) > 1 else ""
+        comment = ": ".join(filter(None, [allowed, field.description]))
+        lines.append(f"{line:<29} # {comment}\n" if comment else f"{line}\n")
+    return "".join(lines)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found

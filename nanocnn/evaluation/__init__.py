@@ -1,0 +1,1 @@
+"""Judging: a network and batches in, figures out."""

@@ -1,0 +1,58 @@
+"""The figures of a judged split, as a report and as text."""
+
+from typing import Any
+
+from torch import Tensor
+
+from nanocnn.evaluation.evaluate import Evaluation
+from nanocnn.evaluation.metrics import confusion_matrix, per_class, wilson_interval
+
+
+def figures(evaluation: Evaluation, labels: Tensor, classes: list[str]) -> dict[str, Any]:
+    """What there is to say of predictions for images with these `labels` (N,) int64."""
+    confusion = confusion_matrix(labels, evaluation.predictions, len(classes))
+    correct, n = int(confusion.diag().sum()), len(labels)
+    return {
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "loss": evaluation.loss,
+        "ci95": wilson_interval(correct, n),
+        "per_class": per_class(confusion, classes),
+        "confusion": confusion.tolist(),
+    }
+
+
+def print_report(report: dict[str, Any]) -> None:
+    low, high = report["ci95"]
+    print(f"{report['checkpoint']}, epoch {report['epoch']}")
+    print(
+        f"{report['dataset']}, {report['split']} split: {report['correct']:,} of {report['n']:,} "
+        "correct"
+    )
+    print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
+    print(f"loss {report['loss']:.4f}")
+    print("evaluated in {evaluation_seconds:.2f} s".format(**report))
+    if report["average_flips"]:
+        print("by the mean of the logits of each image and its mirror image (data.average_flips)")
+    if report["unreadable"]:
+        print(f"files left out, since they cannot be read: {len(report['unreadable']):,}")
+    if report["folding"]["layers"]:
+        print(
+            "batch normalisation folded ({layers} layers): {gain:.2f} times as fast, "
+            "same predictions on {compared_images} images".format(**report["folding"])
+        )
+
+    names = [row["name"] for row in report["per_class"]]
+    width = max(5, *map(len, names))
+    print(f"\n{'class':<{width}}  precision   recall       F1   images")
+    for row in report["per_class"]:
+        fractions = "  ".join(f"{row[key]:7.2%}" for key in ("precision", "recall", "f1"))
+        print(f"{row['name']:<{width}}    {fractions}  {row['support']:7,}")
+
+    if len(names) <= 20:  # wider than a terminal beyond
+        cell = max(map(len, names + [str(count) for row in report["confusion"] for count in row]))
+        print("\nconfusion (a row for each true class, a column for each predicted one)")
+        print(" " * width, *(f"{name:>{cell}}" for name in names))
+        for name, counts in zip(names, report["confusion"], strict=True):
+            print(f"{name:<{width}}", *(f"{count or '.':>{cell}}" for count in counts))

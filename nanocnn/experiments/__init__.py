@@ -1,0 +1,1 @@
+"""What trains to find something out."""

@@ -1,0 +1,82 @@
+"""The range test: train with a learning rate that grows from step to step, and watch the loss.
+
+Source: L. N. Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3.
+"""
+
+import math
+from itertools import chain, count, islice
+from pathlib import Path
+
+import numpy as np
+
+from nanocnn.config.schema import Config
+from nanocnn.images.training_data import TrainingData
+from nanocnn.networks.build import Networks, build_network
+from nanocnn.networks.layers import fit_whitening
+from nanocnn.system.errors import UserError
+from nanocnn.training.device import pick_computing
+from nanocnn.training.learner import Learner
+
+SMOOTHING = 0.95  # share of the mean loss that each step keeps
+EXPLODED = 4.0  # times the lowest loss: larger learning rates tell nothing
+
+
+def range_test(
+    config: Config, networks: Networks, low: float, high: float, steps: int
+) -> tuple[list[float], list[float]]:
+    """Learning rates from `low` to `high`, evenly on a log scale, and the smoothed loss at each.
+
+    It takes training images alone, epoch after epoch, and ends where the loss explodes.
+    """
+    computing = pick_computing(config)
+    data = TrainingData(config, computing.device)
+    shape, classes = data.info.image_shape, len(data.info.classes)
+    model = build_network(config, networks, shape, classes)
+    fit_whitening(model, data.train.sample)
+    learner = Learner(model, config, data.info, computing)
+    lrs: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    batches = chain.from_iterable(data.epoch(epoch) for epoch in count(1))
+    for step, images, labels in islice(batches, steps):
+        lr = low * (high / low) ** (step / (steps - 1))
+        loss = learner.step(images, labels, lr).loss.item()
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        smoothed = mean / (1 - SMOOTHING ** (step + 1))  # as if it had not begun at zero
+        if not math.isfinite(smoothed) or (losses and smoothed > EXPLODED * min(losses)):
+            break
+        lrs.append(lr)
+        losses.append(smoothed)
+    return lrs, losses
+
+
+def suggestion(lrs: list[float], losses: list[float]) -> float:
+    """The learning rate at which the loss falls steepest, over the log of the learning rate.
+
+    Raises UserError where it never falls.
+    """
+    if len(lrs) < 3:
+        raise UserError("the loss explodes at once: try a smaller --from")
+    slopes = np.gradient(np.array(losses), np.log(lrs))
+    end = int(np.argmin(losses)) + 1
+    if end < 3 or slopes[:end].min() >= 0:
+        raise UserError(
+            "the loss does not fall anywhere: try --from and --to, or look at the config"
+        )
+    return lrs[int(np.argmin(slopes[:end]))]
+
+
+def draw(path: Path, lrs: list[float], losses: list[float], best: float) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")  # no window
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.plot(lrs, losses)
+    axes.axvline(best, color="tab:orange", linestyle="--", label=f"steepest fall: {best:.2g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

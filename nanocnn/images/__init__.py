@@ -1,0 +1,1 @@
+"""Data sets, own pictures, splits, batches, augmentation."""

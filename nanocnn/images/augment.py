@@ -1,0 +1,188 @@
+"""Augmentation of training images, a batch at a time: each image is changed by itself, at random.
+
+Random numbers come from torch's global generators, which the caller seeds. Nothing here waits for
+the device.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanocnn.config.schema import Augment, Data
+from nanocnn.system.errors import UserError
+
+# keys in pixels, which make sense up to the side of an image
+PIXELS = {"shift", "elastic", "elastic_sigma", "crop", "cutout"}
+
+# data sets, or the beginnings of their names, whose images show digits or letters
+CHARACTERS = ("digits", "mnist", "emnist", "kmnist", "svhn")
+
+
+def check(config: Augment, image_shape: tuple[int, int, int]) -> None:
+    """Raises UserError for a key that would leave nothing of images (C, H, W), or cannot be done to
+    them.
+    """
+    height, width = image_shape[1:]
+    for key, pixels in config:
+        if key in PIXELS and pixels and pixels >= min(height, width):
+            raise UserError(
+                f"data.augment.{key} = {pixels}: should be less than the side of "
+                f"{height}x{width} images"
+            )
+
+
+def harmful(data: Data) -> list[str]:
+    """A line about each key that harms by nature: it makes images whose label is no longer
+    theirs.
+    """
+    config, dataset_name = data.augment, data.dataset
+    if not dataset_name.startswith(CHARACTERS):
+        return []
+    mirroring = {"data.augment.flip": config.flip, "data.average_flips": data.average_flips}
+    warnings = [
+        f"{key}: mirrored characters are no characters ({dataset_name})"
+        for key, is_set in mirroring.items()
+        if is_set
+    ]
+    if config.rotate > 90:
+        warnings.append(
+            f"data.augment.rotate = {config.rotate:g}: turns characters upside down, a 6 into a 9 "
+            f"({dataset_name})"
+        )
+    return warnings
+
+
+def augment(images: Tensor, config: Augment) -> Tensor:
+    """Images (B, C, H, W) from 0 to 255, changed as `config` says; uint8 unless a key needs
+    float32.
+
+    What has been moved comes first, then light, and what is hidden last, so that it stays hidden.
+    """
+    if config.flip is True:  # which are mirrored in turn, is for the batches to know
+        chosen = uniform(images, 1) < 0
+        images = torch.where(chosen, images.flip(3), images)
+    if config.rotate or config.scale or config.shear or config.elastic:
+        images = warp(images, config)
+    if config.crop:
+        # mirrored, as suits pictures that fill their frame; with black edges it would be a shift
+        images = shift(images, config.crop, "reflect")
+    if config.shift:
+        images = shift(images, config.shift)
+    if config.brightness or config.contrast:
+        images = relight(images, config.brightness, config.contrast)
+    if config.cutout:
+        images = images.masked_fill(boxes(images, config.cutout, config.cutout), 0)
+    return images
+
+
+def uniform(images: Tensor, most: float) -> Tensor:
+    """A random number from -most to most for each image, (B, 1, 1, 1)."""
+    return (2 * torch.rand(len(images), 1, 1, 1, device=images.device) - 1) * most
+
+
+def shift(images: Tensor, pixels: int, padding: str = "constant") -> Tensor:
+    """Move each image (B, C, H, W) by up to `pixels` along both axes.
+
+    What comes in at the edges is black ("constant") or the image mirrored there ("reflect").
+    """
+    batch, _, height, width = images.shape
+    offsets = torch.randint(2 * pixels + 1, (2, batch)).to(images.device, non_blocking=True)
+    padded = F.pad(images, (pixels,) * 4, padding)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, down, right, H, W), a view
+    return windows[torch.arange(batch, device=images.device), :, offsets[0], offsets[1]]
+
+
+def warp(images: Tensor, config: Augment) -> Tensor:
+    """Rotate, scale and shear about the centre and distort elastically, in one bilinear sampling;
+    float32.
+
+    Black comes in at the edges. The affine map is torchvision's of the same angle (clockwise),
+    scale and horizontal shear. The elastic distortion is that of Simard, Steinkraus and Platt, Best
+    Practices for Convolutional Neural Networks Applied to Visual Document Analysis (2003): uniform
+    noise smoothed by a Gaussian, scaled here to a standard deviation in pixels. Their sigma of 4
+    and alpha of 34 give 1.4.
+    """
+    batch, _, height, width = images.shape
+    x, y = (
+        torch.arange(size, device=images.device) - (size - 1) / 2  # pixels from the centre
+        for size in (width, height)
+    )
+
+    # from each pixel of the result back to where it is sampled
+    angle = uniform(images, math.radians(config.rotate))
+    factor = 1 + uniform(images, config.scale)
+    slope = uniform(images, math.radians(config.shear)).tan()
+    cos, sin = angle.cos(), angle.sin()
+    inverse = torch.stack([cos - slope * sin, sin + slope * cos, -sin, cos], 1) / factor[:, None]
+    pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"))  # (2, H, W)
+    # one product of matrices: F.affine_grid makes one for each image and takes 20 times as long
+    places = torch.einsum("bij,jhw->bihw", inverse.view(batch, 2, 2), pixels)
+
+    if config.elastic:
+        noise = torch.rand(places.shape, device=images.device).sub_(0.5)
+        sigma = config.elastic_sigma or 4.0
+        for axis in (x, y):
+            kernel = (-((axis[:, None] - axis) ** 2) / (2 * sigma**2)).exp()
+            kernel = kernel / kernel.norm(dim=1, keepdim=True)  # keeps the noise's deviation
+            noise = (noise @ kernel.T).mT
+        places.add_(noise, alpha=config.elastic * 12**0.5)  # 12 ** -0.5 is what it was
+
+    places[:, 0] *= 2 / width  # grid_sample counts from -1 to 1
+    places[:, 1] *= 2 / height
+    return F.grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False)
+
+
+def relight(images: Tensor, brightness: float, contrast: float) -> Tensor:
+    """Multiply each image by up to 1 +- `brightness`, and its distance from its mean by 1 +-
+    `contrast`.
+
+    Like torchvision's ColorJitter, but for the mean, which is that of all channels alike; float32.
+    """
+    images = (images * (1 + uniform(images, brightness))).clamp_(0, 255)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return images.sub_(mean).mul_(1 + uniform(images, contrast)).add_(mean).clamp_(0, 255)
+
+
+def boxes(images: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
+    """A mask (B, 1, H, W) with a box in each image, its centre anywhere, cut off at the edges.
+
+    `height` and `width` are in pixels, one for all or (B, 1). Boxes of one size make the black
+    squares of DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with
+    Cutout (2017).
+    """
+
+    def spans(size: int, length: Tensor | int) -> Tensor:  # (B, size)
+        centre = torch.randint(size, (len(images), 1), device=images.device)
+        place = torch.arange(size, device=images.device) - centre + length // 2
+        return (place >= 0) & (place < length)
+
+    rows, columns = spans(images.shape[2], height), spans(images.shape[3], width)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def mix(images: Tensor, labels: Tensor, num_classes: int, config: Augment) -> tuple[Tensor, Tensor]:
+    """Mix each image (B, C, H, W) with the one before it in the batch; labels become shares (B,
+    num_classes).
+
+    mixup: H. Zhang et al., mixup: Beyond Empirical Risk Minimization (2018), a weighted mean of two
+    images. cutmix: S. Yun et al., CutMix (2019), a box of the other image, whose label counts by
+    its pixels. Given both, each batch takes one of them at random. Shares and boxes are drawn for
+    each image.
+    """
+    cut = config.cutmix > 0 and (config.mixup == 0 or bool(torch.rand(()) < 0.5))  # on the CPU
+    alpha = config.cutmix if cut else config.mixup
+    share = torch.distributions.Beta(alpha, alpha).sample((len(images), 1))  # of the other image
+    share = share.to(images.device, non_blocking=True)
+    if cut:
+        height, width = images.shape[2:]
+        side = share.sqrt()
+        share = boxes(images, (height * side).long(), (width * side).long()).float()
+    else:
+        share = share.view(-1, 1, 1, 1)
+    shares = F.one_hot(labels, num_classes).float()
+    return (
+        images.lerp(images.roll(1, 0), share),
+        shares.lerp(shares.roll(1, 0), share.mean((2, 3)).view(-1, 1)),
+    )

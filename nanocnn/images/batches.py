@@ -1,0 +1,117 @@
+"""Batches: images on the device, normalised and augmented a whole batch at a time."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from nanocnn.config.schema import Augment
+from nanocnn.images.augment import augment, mix
+from nanocnn.images.randomness import (
+    MIRROR,
+    ORDER,
+    STEP,
+    balanced_order,
+    derived_seed,
+    generator,
+    seed_torch,
+)
+from nanocnn.images.splits import DataInfo, Split
+from nanocnn.images.stream import Stream
+
+SAMPLE, SAMPLE_BATCH = 5000, 100  # images
+
+
+class Batches:
+    """A split on the device as uint8, or a stream of it, and the normalised batches made of it.
+
+    One pass yields images (B, C, H, W) float32 and labels (B,) int64, B = batch_size; the last
+    batch holds what is left. In training a single image left over joins the batch before it, since
+    batch normalisation cannot learn from one.
+    """
+
+    def __init__(self, split: Split, info: DataInfo, batch_size: int, device: torch.device):
+        images = split.images
+        self.images = images if isinstance(images, Stream) else images.to(device)
+        self.labels = split.labels.to(device)
+        self.batch_size, self.num_classes = batch_size, len(info.classes)
+        per_channel = (1, len(info.mean), 1, 1)
+        self.mean = 255 * torch.tensor(info.mean, device=device).view(per_channel)
+        self.std = 255 * torch.tensor(info.std, device=device).view(per_channel)
+
+    def __len__(self) -> int:
+        """Steps in a training epoch."""
+        leftover = 1 if self.batch_size > 1 else 0
+        return max(1, math.ceil((len(self.labels) - leftover) / self.batch_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, as it is."""
+        chunks = torch.arange(len(self.labels), device=self.labels.device).split(self.batch_size)
+        for images, labels in self.read(chunks):
+            yield self.normalise(images), labels
+
+    def shuffled(
+        self,
+        seed: int,
+        epoch: int,
+        config: Augment,
+        start: int = 0,
+        sampling: str = "natural",
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Every image once, in the order of `epoch` (counted from 0) and augmented, as (step,
+        images, labels).
+
+        With "balanced" `sampling` there are as many images in all, but each class equally often.
+        Where images are mixed, the labels are shares (B, classes) float32. The step counts from the
+        start of the run; the first `start` batches of the epoch are left out. Torch's own
+        generators are seeded from (seed, step), so that augmentation, and dropout in the step that
+        follows, depend on nothing that went before.
+
+        With the "alternating" flip each image is mirrored in every other epoch, half of them in the
+        first (K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024): no two epochs in a
+        row show it the same way round.
+        """
+        random = generator(seed, ORDER, epoch)
+        if sampling == "balanced":
+            order = balanced_order(self.labels.cpu(), random)
+        else:
+            order = torch.randperm(len(self.labels), generator=random)
+        order = order.to(self.labels.device)
+        ends = [self.batch_size * i for i in range(1, len(self))]
+        chunks = order.tensor_split(ends)[start:]
+        if config.flip == "alternating":
+            first = torch.randint(2, (len(order),), generator=generator(seed, MIRROR))
+            mirrored = ((first + epoch) % 2).bool().view(-1, 1, 1, 1).to(order.device)
+        for i, (images, labels) in enumerate(self.read(chunks), start):
+            step = epoch * len(self) + i
+            if config.flip == "alternating":
+                images = torch.where(mirrored[chunks[i - start]], images.flip(3), images)
+            seed_torch(derived_seed(seed, STEP, step), self.labels.device)
+            images = self.normalise(augment(images, config))
+            if config.mixes:
+                images, labels = mix(images, labels, self.num_classes, config)
+            yield step, images, labels
+
+    def sample(self) -> Iterator[Tensor]:
+        """Some thousand images (B, C, H, W) as they are, evenly over the split and so of all
+        classes.
+        """
+        step = max(1, len(self.labels) // SAMPLE)
+        chosen = torch.arange(0, len(self.labels), step, device=self.labels.device)
+        for images, _ in self.read(chosen.split(SAMPLE_BATCH)):
+            yield self.normalise(images)
+
+    def read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images (B, C, H, W) uint8 and labels (B,) of each tensor of indices, on the
+        device.
+        """
+        if isinstance(self.images, Stream):
+            images = self.images.batches(chunks)
+        else:
+            images = (self.images.index_select(0, chosen) for chosen in chunks)
+        for chosen, batch in zip(chunks, images, strict=True):
+            yield batch.to(self.labels.device), self.labels[chosen]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std

@@ -1,0 +1,56 @@
+"""What images hold, whatever they are called: hashes of their pixels, mean and spread of
+colours.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from nanocnn.system.errors import UserError
+from nanocnn.system.files import replacing
+
+HASH_BYTES = 16
+
+
+def hashes(images: np.ndarray) -> list[bytes]:
+    """BLAKE2b of the pixels of each image (N, C, H, W) uint8: equal where, and only where, all
+    pixels are.
+    """
+    return [
+        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=HASH_BYTES).digest()
+        for image in images
+    ]
+
+
+def histogram(images: np.ndarray) -> np.ndarray:
+    """(C, 256): how many pixels of images (N, C, H, W) uint8 have each value; of several parts,
+    add.
+    """
+    return np.array(
+        [np.bincount(channel.ravel(), minlength=256) for channel in images.swapaxes(0, 1)]
+    )
+
+
+def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
+    """Of each channel of a histogram, pixels scaled to [0, 1]: exact, in whatever parts it was
+    counted.
+    """
+    values = np.arange(256) / 255
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    std[std == 0] = 1.0  # of one colour: nothing to divide by
+    return mean.tolist(), std.tolist()
+
+
+def write_hashes(path: Path, digests: list[bytes]) -> None:
+    with replacing(path) as file:
+        file.writelines(f"{digest.hex()}\n".encode() for digest in digests)
+
+
+def read_hashes(path: Path) -> set[bytes]:
+    try:
+        return {bytes.fromhex(line) for line in path.read_text().splitlines()}
+    except ValueError:
+        raise UserError(f"{path}: damaged: not a hash in hexadecimal digits on each line") from None

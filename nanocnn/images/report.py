@@ -1,0 +1,76 @@
+"""What one should know of the images before training on them, and what the run folder keeps of
+it.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from nanocnn.images.content import write_hashes
+from nanocnn.images.splits import DataInfo, Split
+from nanocnn.images.stream import Stream
+from nanocnn.system.files import replacing
+
+MOST_CLASSES = 20  # named one by one
+
+
+def print_data_report(
+    splits: dict[str, Split], info: DataInfo, digests: dict[str, list[bytes]]
+) -> None:
+    """Images of each class, sizes of the files, mean and spread; a warning of images in both
+    splits.
+    """
+    for name, split in splits.items():
+        counts = torch.bincount(split.labels, minlength=len(info.classes)).tolist()
+        shown = [f"{label} {count:,}" for label, count in zip(info.classes, counts, strict=True)]
+        if len(counts) <= MOST_CLASSES:
+            print(f"  {name}: {', '.join(shown)}")
+        else:
+            least, most = (shown[counts.index(extreme(counts))] for extreme in (min, max))
+            print(f"  {name}: {len(counts)} classes, from {least} to {most} images")
+    files = [split.files for split in splits.values() if split.files]
+    if files:
+        sizes = sorted(
+            (size for part in files for size in part.sizes), key=lambda size: size[0] * size[1]
+        )
+        smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
+        left_out = sum(len(part.unreadable) for part in files)
+        print(
+            f"  files of {smallest}{f' to {largest}' if largest != smallest else ''} pixels"
+            + (f"; left out, since they cannot be read: {left_out:,}" if left_out else "")
+        )
+    if isinstance(splits["train"].images, Stream):
+        print("  too large for data.memory_limit: read batch by batch")
+    mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (info.mean, info.std))
+    print(f"  mean {mean}, standard deviation {std}")
+
+    if splits.get("val") is splits["train"]:
+        return  # on purpose: train.overfit_batches
+    first = {digest: index for index, digest in reversed([*enumerate(digests["train"])])}
+    twins = [
+        (i, first[digest]) for i, digest in enumerate(digests.get("val", [])) if digest in first
+    ]
+    if twins:
+        names = [
+            split.files.paths[index] if split.files else f"number {index}"
+            for split, index in zip((splits["val"], splits["train"]), twins[0], strict=True)
+        ]
+        print(
+            f"warning: {len(twins):,} validation images have the pixels of a training image: "
+            f"the first is {names[0]}, as {names[1]}",
+            file=sys.stderr,
+        )
+
+
+def keep_data_report(
+    run_dir: Path, splits: dict[str, Split], digests: dict[str, list[bytes]]
+) -> None:
+    """Write train_hashes.txt, for test.py, and if files were left out their list,
+    unreadable.txt.
+    """
+    write_hashes(run_dir / "train_hashes.txt", digests["train"])
+    left_out = [line for split in splits.values() if split.files for line in split.files.unreadable]
+    if left_out:
+        with replacing(run_dir / "unreadable.txt") as file:
+            file.writelines(f"{line}\n".encode(errors="surrogateescape") for line in left_out)

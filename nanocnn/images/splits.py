@@ -1,0 +1,223 @@
+"""Images as tensors: a data set's splits, and what a network needs to know of them.
+
+A split is one uint8 tensor in memory, so a batch is one indexing operation and normalisation and
+augmentation (augment.py) work on whole batches; the user's own images, where they are too many, are
+read batch by batch. Training reads `load_splits` only; the test split has a function of its own,
+which nothing but judging calls.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nanocnn.config.schema import OWN_IMAGES, Data
+from nanocnn.images.augment import check
+from nanocnn.images.content import hashes, mean_and_std
+from nanocnn.images.listing import Listing, has_split, list_split
+from nanocnn.images.own import Files, read_listings, shape_of
+from nanocnn.images.pictures import look_at
+from nanocnn.images.randomness import stratified_split
+from nanocnn.images.sets import DATASETS, resize
+from nanocnn.images.stream import Stream
+from nanocnn.system.errors import UserError
+
+
+class Split(NamedTuple):
+    images: Tensor | Stream  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    files: Files | None = None
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a network needs to know of its data; it travels in the checkpoint."""
+
+    dataset: str
+    classes: list[str]
+    mean: list[float]  # a channel, of pixels scaled to [0, 1]
+    std: list[float]
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    class_counts: tuple[int, ...] = ()  # training images of each class, for the loss
+
+
+def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str, Split]:
+    """The "train" split and, if the config asks for one, the "val" split carved from it.
+
+    A val split that lies beside the training pictures is taken instead. `info`, once a network was
+    trained, says which classes and which shape pictures have. Raises UserError where there are
+    fewer images than the config wants, or where they cannot be read.
+    """
+    if data.dataset in OWN_IMAGES:
+        listings = list_training(data, seed, info.classes if info else None)
+        splits = read_own_images(data, listings, info)
+    else:
+        train = read(data, train=True)
+        parts = carve(train.labels, data, seed)
+        splits = {name: take(train, chosen) for name, chosen in parts.items()}
+    channels, height, width = splits["train"].images.shape[1:]
+    check(data.augment, (channels, height, width))
+    return splits
+
+
+def load_test(data: Data, info: DataInfo | None = None) -> Split:
+    """The test split, for test.py alone; for `info`, which own images need, see load_splits."""
+    if data.dataset not in OWN_IMAGES:
+        return read(data, train=False)
+    assert info is not None, "classes and shape are those of the training images"
+    listing = list_split(data, "test", info.classes)
+    return read_own_images(data, {"test": listing}, info)["test"]
+
+
+def load_split(name: str, data: Data, seed: int, info: DataInfo) -> Split:
+    """The split "train", "val" or "test" for a network that was trained on data as `info` says.
+
+    Only for "test" is the test split read. Raises UserError where there is no such split, or where
+    its images do not have the shape that the network was trained on.
+    """
+    splits = {"test": load_test(data, info)} if name == "test" else load_splits(data, seed, info)
+    if name not in splits:
+        raise UserError(
+            f"--split {name}: this run carved no validation images (data.validation = 0)"
+        )
+    shape = tuple(splits[name].images.shape[1:])
+    if shape != info.image_shape:
+        sizes = ["x".join(map(str, each)) for each in (shape, info.image_shape)]
+        raise UserError(f"the images are {sizes[0]}, this network was trained on {sizes[1]}")
+    return splits[name]
+
+
+def carve(labels: Tensor, data: Data, seed: int) -> dict[str, Tensor]:
+    """Indices of the "train" split and, if `data` asks for one, of the "val" split."""
+    chosen = torch.arange(len(labels))
+    if data.limit is not None:
+        if data.limit > len(labels):
+            raise UserError(
+                f"data.limit = {data.limit}: {data.dataset} has {len(labels)} training images"
+            )
+        chosen = stratified_split(labels, data.limit, seed)[1]
+    total = len(chosen)
+    size = round(data.validation * total) if isinstance(data.validation, float) else data.validation
+    if size == 0:
+        if data.validation > 0:
+            raise UserError(f"data.validation = {data.validation}: less than one of {total} images")
+        return {"train": chosen}
+    if size >= total:
+        raise UserError(
+            f"data.validation = {data.validation}: leaves nothing of {total} images to train on"
+        )
+    rest, held_out = stratified_split(labels[chosen], size, seed)
+    return {"train": chosen[rest], "val": chosen[held_out]}
+
+
+def read(data: Data, train: bool) -> Split:
+    dataset = DATASETS[data.dataset]
+    images, labels = dataset.read(Path(data.root), train)
+    if len(images) != len(labels) or len(labels) == 0:
+        raise UserError(
+            f"{data.dataset} in {data.root}: {len(images)} images with {len(labels)} labels"
+        )
+    if labels.min() < 0 or labels.max() >= len(dataset.classes):
+        wrong = int(((labels < 0) | (labels >= len(dataset.classes))).nonzero()[0])
+        raise UserError(
+            f"{data.dataset} in {data.root}: image {wrong} has the label {labels[wrong]}, "
+            f"but there are {len(dataset.classes)} classes"
+        )
+    if data.image_size is not None and images.shape[2:] != (data.image_size, data.image_size):
+        size = images.shape[0] * images.shape[1] * data.image_size**2
+        if size > data.memory_bytes:
+            raise UserError(
+                f"data.image_size = {data.image_size}: {len(images):,} images would take "
+                f"{size:,} bytes, more "
+                f"than data.memory_limit = {data.memory_limit}"
+            )
+        images = resize(images, data.image_size)
+    return Split(images, labels)
+
+
+def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
+    """The own images of the "train" split and, if there is to be one, of the "val" split."""
+    train = list_split(data, "train", classes)
+    if not has_split(data, "val"):
+        parts = carve(train.labels, data, seed)
+        return {name: train.take(chosen) for name, chosen in parts.items()}
+    if data.validation != Data().validation:
+        raise UserError(
+            f"data.validation = {data.validation}: cannot act, for {data.root} has a val split "
+            "of its own"
+        )
+    chosen = carve(train.labels, data.model_copy(update={"validation": 0}), seed)["train"]
+    return {"train": train.take(chosen), "val": list_split(data, "val", train.classes)}
+
+
+def read_own_images(
+    data: Data, listings: dict[str, Listing], info: DataInfo | None
+) -> dict[str, Split]:
+    found = read_listings(data, listings, info.image_shape if info else None)
+    return {name: Split(*parts) for name, parts in found.items()}
+
+
+def data_info(data: Data, split: Split) -> DataInfo:
+    """What is known of `data`, given its training images."""
+    _, channels, height, width = split.images.shape
+    if split.files:
+        classes, (mean, std) = split.files.classes, mean_and_std(split.files.histogram)
+    else:
+        _, classes, _, mean, std = DATASETS[data.dataset]
+    counts = tuple(torch.bincount(split.labels, minlength=len(classes)).tolist())
+    return DataInfo(data.dataset, classes, mean, std, (channels, height, width), counts)
+
+
+def image_hashes(split: Split) -> list[bytes]:
+    """A hash of the pixels of each image."""
+    if split.files:
+        return split.files.hashes
+    assert isinstance(split.images, Tensor)
+    return hashes(split.images.numpy())
+
+
+def checksum(splits: dict[str, Split], digests: dict[str, list[bytes]]) -> str:
+    """SHA-256 of the hashes of all images, and of all labels."""
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        digest.update(b"".join(digests[name]))
+        digest.update(split.labels.numpy().data)
+    return digest.hexdigest()
+
+
+def image_shape(data: Data) -> tuple[int, int, int]:
+    """(C, H, W) of the images that `data` describes; of own images as their headers say, without
+    decoding.
+    """
+    if data.dataset in OWN_IMAGES:
+        train = list_split(data, "train")
+        return shape_of(data, look_at(Path(data.root), train.paths), [train])
+    channels, height, width = DATASETS[data.dataset].image_shape
+    return channels, data.image_size or height, data.image_size or width
+
+
+def class_names(data: Data) -> list[str]:
+    if data.dataset in OWN_IMAGES:
+        return list_split(data, "train").classes
+    return DATASETS[data.dataset].classes
+
+
+def take(split: Split, indices: Tensor) -> Split:
+    assert isinstance(split.images, Tensor)
+    return Split(split.images[indices], split.labels[indices])
+
+
+def few_images(split: Split, count: int, seed: int) -> Split:
+    """`count` of the images, of all classes. Raises UserError for a stream, which is for more than
+    that.
+    """
+    if isinstance(split.images, Stream):
+        raise UserError(
+            "train.overfit_batches: cannot act where images are read batch by batch; raise "
+            "data.memory_limit"
+        )
+    chosen = stratified_split(split.labels, count, seed)[1]
+    return Split(split.images[chosen], split.labels[chosen])

@@ -1,0 +1,71 @@
+"""What a run trains on and chooses by: its training and validation images, as batches."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nanocnn.config.schema import Config, Train
+from nanocnn.images.batches import Batches
+from nanocnn.images.splits import checksum, data_info, few_images, image_hashes, load_splits
+from nanocnn.system.errors import UserError
+
+
+class TrainingData:
+    """The images of `config` on `device`, read once; those of the test split are never opened.
+
+    `train` and `val` (None without validation images) are `Batches`; iterating over one gives each
+    image once, as it is. `epoch` gives the training images in a random order and augmented. `info`
+    is what a network must know of the data, `splits` the images themselves, `hashes` a hash of
+    each, and `sha256` the checksum of all of them. Raises UserError where images are missing,
+    cannot be read or are too few for what `config` asks.
+    """
+
+    def __init__(self, config: Config, device: torch.device | str = "cpu"):
+        splits = load_splits(config.data, config.seed)
+        self.info = data_info(config.data, splits["train"])
+        refuse_idle(config.train, len(splits["train"].labels))
+        batch_size = config.train.batch_size
+        if config.train.overfit_batches:
+            few = config.train.overfit_batches * batch_size
+            splits = dict.fromkeys(("train", "val"), few_images(splits["train"], few, config.seed))
+        self.splits = splits
+        self.hashes = {name: image_hashes(split) for name, split in splits.items()}
+        self.sha256 = checksum(splits, self.hashes)
+
+        device = torch.device(device)
+        step = batch_size * config.train.accumulate
+        self.train = Batches(splits["train"], self.info, step, device)
+        self.val = (
+            Batches(splits["val"], self.info, batch_size, device) if "val" in splits else None
+        )
+        self.steps_per_epoch = len(self.train)
+        self._seed, self._augment, self._sampling = (
+            config.seed,
+            config.data.augment,
+            config.data.sampling,
+        )
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The training images of epoch `number`, counted from 1, as (step, images, labels): see
+        Batches.shuffled.
+
+        Steps are counted from 0 over the whole run; the first `start` of the epoch are left out.
+        """
+        return self.train.shuffled(self._seed, number - 1, self._augment, start, self._sampling)
+
+
+def refuse_idle(options: Train, images: int) -> None:
+    """Raises UserError for options of the loop that `images` training images are too few for."""
+    overfit = options.overfit_batches
+    if overfit and overfit * options.batch_size >= images:
+        raise UserError(
+            f"train.overfit_batches = {overfit}: cannot act, "
+            f"since {images:,} images are no more batches"
+        )
+    few = min(images, (overfit or images) * options.batch_size)
+    if options.accumulate > 1 and few <= options.batch_size:
+        raise UserError(
+            f"train.accumulate = {options.accumulate}: cannot act, since an epoch has a single "
+            "batch"
+        )

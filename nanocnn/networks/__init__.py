@@ -1,0 +1,3 @@
+"""The line from LeNet-5 to ResNet: networks, layers, their arithmetic, and exact rewrites of
+them.
+"""

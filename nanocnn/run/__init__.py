@@ -1,0 +1,1 @@
+"""A run: its folder, record and checkpoints, and how it goes on."""

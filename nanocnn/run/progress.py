@@ -1,0 +1,70 @@
+"""How far a run has come, and when it is time for a checkpoint."""
+
+import time
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from nanocnn.evaluation.evaluate import Evaluation
+from nanocnn.system.errors import UserError
+
+
+@dataclass
+class Progress:
+    """(epoch, step) is the whole state of a run besides model and optimizer."""
+
+    epoch: int = 0  # epochs done, with their validation
+    step: int = 0  # steps done
+    partial: dict[str, Any] | None = None  # sums of an epoch begun (see Record), None between two
+    validation: dict[str, float | None] | None = None  # loss and accuracy of the last epoch
+    val_losses: list[float] = field(default_factory=list)  # of all epochs done
+    best_epoch: int = 0
+    # accuracy and, where that is a tie, minus the loss
+    best_score: tuple[float, float] = (-1.0, 0.0)
+
+    def end_epoch(self, validation: Evaluation | None) -> bool:
+        """Count an epoch; whether it is the best so far: the last one, if there are no validation
+        images.
+        """
+        self.epoch += 1
+        self.validation = {"loss": None, "accuracy": None}
+        score = (float(self.epoch), 0.0)
+        if validation:
+            self.val_losses.append(validation.loss)
+            self.validation = {"loss": validation.loss, "accuracy": validation.accuracy}
+            score = (validation.accuracy, -validation.loss)
+        is_best = score > self.best_score
+        if is_best:
+            self.best_epoch, self.best_score = self.epoch, score
+        return is_best
+
+
+POSITION = [each.name for each in fields(Progress)]
+
+
+def progress_of(checkpoint: dict[str, Any]) -> Progress:
+    """How far the run of `checkpoint` had come. Raises UserError where that makes no sense."""
+    try:
+        return TypeAdapter(Progress).validate_python({key: checkpoint[key] for key in POSITION})
+    except ValidationError as error:
+        raise UserError(f"the checkpoint's state does not fit this version: {error}") from None
+
+
+class Due:
+    """Whether it is time for a checkpoint, as train.checkpoint_every says."""
+
+    def __init__(self, every: int | str | None):
+        self.every = every
+        self.last = time.monotonic()
+
+    def __call__(self, step: int, epoch_is_over: bool = False) -> bool:
+        if self.every is None:
+            return epoch_is_over
+        if isinstance(self.every, int):
+            return step % self.every == 0
+        now = time.monotonic()
+        due = now - self.last >= float(self.every.removesuffix("s"))
+        if due:
+            self.last = now
+        return due

@@ -1,0 +1,201 @@
+"""What happens in a run, as run.json, metrics.jsonl and TensorBoard curves in its folder."""
+
+import json
+import math
+import os
+import time
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import Self
+
+from nanocnn.evaluation.evaluate import Evaluation
+from nanocnn.run.curves import Curves
+from nanocnn.run.progress import Progress
+from nanocnn.system.errors import NonFiniteError
+from nanocnn.system.files import replacing, write_json
+from nanocnn.training.learner import StepResult
+
+
+class Sums:
+    """Loss, correct images and images, summed since `start`; on the device, for reading them waits
+    for it.
+    """
+
+    def __init__(
+        self, loss: float = 0.0, correct: int = 0, images: int = 0, seconds: float = 0.0
+    ) -> None:
+        self.loss: Tensor | float = loss
+        self.correct: Tensor | int = correct
+        self.images = images
+        self.start = time.perf_counter() - seconds
+
+    def add(self, loss: Tensor | float, correct: Tensor | int, images: int) -> None:
+        self.loss = self.loss + loss
+        self.correct = self.correct + correct
+        self.images += images
+
+    def read(self) -> tuple[float, int, int, float]:
+        """What `Sums(...)` goes on from."""
+        seconds = time.perf_counter() - self.start
+        return float(self.loss), int(self.correct), self.images, seconds
+
+
+class Record:
+    """What happens in a run, as run.json, metrics.jsonl and TensorBoard curves in its folder.
+
+    with Record(run_dir, config.log.every, steps_per_epoch, facts, progress) as record:
+        record.start_epoch(1)
+        record.update(step, lr, result)  # after each step
+        row = record.end_epoch(validation)
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        every: int,
+        steps_per_epoch: int,
+        facts: dict[str, Any],
+        progress: Progress,
+    ):
+        """Go on after `progress`: what the files say of later epochs and steps is removed from them
+        or hidden.
+        """
+        self.run_dir, self.facts, self.progress = run_dir, facts, progress
+        self.every, self.steps_per_epoch = every, steps_per_epoch
+        path = run_dir / "metrics.jsonl"
+        rows = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        with replacing(path) as file:
+            file.writelines(rows[: progress.epoch])
+        self.metrics = path.open("a")
+        self.curves = Curves(run_dir, progress.step)
+        self.epoch, self.training_seconds = progress.epoch, 0.0
+        self.sums, self.interval = Sums(), Sums()
+        self.last_lr: float | None = None
+
+    def __enter__(self) -> Self:
+        self.write_facts("running")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        self.curves.close()
+        # a full disk may well be why it ended
+        with suppress(OSError) if error else nullcontext():
+            self.metrics.close()
+            self.write_facts(
+                "finished" if kind is None else f"{kind.__name__}: {error}".removesuffix(": ")
+            )
+
+    def write_facts(self, exit_reason: str) -> None:
+        done = {"epoch": self.progress.epoch, "step": self.progress.step}
+        write_json(self.run_dir / "run.json", {"exit_reason": exit_reason} | done | self.facts)
+
+    def start_epoch(self, epoch: int, partial: dict[str, Any] | None = None) -> None:
+        """Begin an epoch, or go on with one of which `partial` has the first part."""
+        partial = partial or {"sums": (), "interval": (), "training_seconds": 0.0, "lr": None}
+        self.epoch = epoch
+        self.sums, self.interval = Sums(*partial["sums"]), Sums(*partial["interval"])
+        self.training_seconds, self.last_lr = partial["training_seconds"], partial["lr"]
+
+    def partial(self) -> dict[str, Any]:
+        """The sums of an epoch that is not over, for its checkpoint."""
+        return {
+            "sums": self.sums.read(),
+            "interval": self.interval.read(),
+            "training_seconds": self.training_seconds,
+            "lr": self.last_lr,
+        }
+
+    def update(self, step: int, lr: float, result: StepResult) -> None:
+        """Count the step that is number `step` of the run; add a point to the training curves where
+        it is due.
+
+        That is every `every` steps and at the end of an epoch. Raises NonFiniteError when the loss
+        since the last point was not finite.
+        """
+        self.interval.add(result.loss * result.images, result.correct, result.images)
+        self.last_lr = lr
+        if step % self.every and step % self.steps_per_epoch:
+            return
+        loss, correct, images, seconds = self.interval.read()
+        self.check_finite("the loss", math.isfinite(loss))
+        values = {
+            "loss/train": loss / images,
+            "accuracy/train": correct / images,
+            "lr": lr,
+            "images_per_second": images / seconds,
+        }
+        self.curves.add(step, values)
+        self.sums.add(loss, correct, images)
+        self.training_seconds += seconds
+        self.interval = Sums()
+
+    def check_finite(self, what: str, is_finite: bool) -> None:
+        if not is_finite:
+            at = f", at lr {self.last_lr:g}" if self.last_lr is not None else ""
+            raise NonFiniteError(
+                f"{what} became infinite or NaN in epoch {self.epoch}, by step "
+                f"{self.progress.step}{at}; "
+                f"{self.run_dir} has the checkpoints from before, if any"
+            )
+
+    def check_state(self, state: Any, name: str = "") -> None:
+        """Raises NonFiniteError for a tensor anywhere in `state` that is not fit to be saved."""
+        if isinstance(state, dict):
+            for key, value in state.items():
+                self.check_state(value, f"{name}.{key}" if name else str(key))
+        elif isinstance(state, Tensor):
+            self.check_finite(name, bool(state.isfinite().all()))
+
+    def end_epoch(self, validation: Evaluation | None) -> dict[str, Any]:
+        """Write the epoch's line of metrics.jsonl and its points of the validation curves.
+
+        Raises NonFiniteError where the validation loss is not finite.
+        """
+        self.check_finite(
+            "the validation loss", validation is None or math.isfinite(validation.loss)
+        )
+        step = self.progress.step
+        loss, correct, images, seconds = self.sums.read()
+        row = {
+            "epoch": self.epoch,
+            "step": step,
+            "lr": self.last_lr,
+            "train_loss": loss / images,
+            "train_accuracy": correct / images,
+            "val_loss": validation.loss if validation else None,
+            "val_accuracy": validation.accuracy if validation else None,
+            "images_per_second": images / self.training_seconds,
+            "seconds": seconds,
+        }
+        if validation:
+            values = {"loss/val": validation.loss, "accuracy/val": validation.accuracy}
+            self.curves.add(step, values)
+        self.metrics.write(json.dumps(row, allow_nan=False) + "\n")
+        self.flush()
+        return row
+
+    def flush(self) -> None:
+        """Bring to disk what belongs to the checkpoint that follows."""
+        self.curves.flush()
+        self.metrics.flush()
+        os.fsync(self.metrics.fileno())
+
+
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """A row of metrics.jsonl for people."""
+    val_loss, val_accuracy = row["val_loss"], row["val_accuracy"]
+    parts = [
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:7.2%}",
+        f"val loss {val_loss:.4f} accuracy {val_accuracy:7.2%}"
+        if val_loss is not None
+        else "no val",
+        f"{row['images_per_second']:,.0f} images/s",
+        f"{row['seconds']:.1f} s",
+    ]
+    return " | ".join(parts)

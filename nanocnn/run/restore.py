@@ -1,0 +1,93 @@
+"""From a run folder or a checkpoint back to its network."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from nanocnn.config.load import config_from_dict
+from nanocnn.config.schema import Config
+from nanocnn.images.content import read_hashes
+from nanocnn.images.splits import DataInfo, Split, image_hashes
+from nanocnn.networks.build import Networks, build_network, load_weights
+from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.system.errors import UserError
+
+
+class Restored(NamedTuple):
+    model: nn.Module  # trained: what the run's validation judged
+    config: Config
+    info: DataInfo  # what the network knows of its data: class names, normalisation, image shape
+    checkpoint: dict[str, Any]
+    path: Path  # of the file
+
+
+def restore(path: Path | str, *, networks: Networks) -> Restored:
+    """The network of a checkpoint file, or of a run folder's best.pt, on the CPU, and what belongs
+    to it.
+
+    Raises UserError where there is none, or where `networks` cannot make it.
+    """
+    path = find_checkpoint(Path(path))
+    checkpoint = load_checkpoint(path)
+    config = parse_config(path, checkpoint, networks)
+    try:
+        info = TypeAdapter(DataInfo).validate_python(checkpoint["data"])
+    except ValidationError as error:
+        raise UserError(f"{path}: its data: {error}") from None
+    model = build_network(config, networks, info.image_shape, len(info.classes), trained=True)
+    try:
+        load_weights(checkpoint.get("ema", checkpoint["model"]), model)  # what was validated
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return Restored(model, config, info, checkpoint, path)
+
+
+def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> Config:
+    """The config of a checkpoint that was read from `path`."""
+    if not isinstance(checkpoint["config"], dict):
+        raise UserError(f"{path}: its config should be a dict")
+    return config_from_dict(checkpoint["config"], networks, lambda key: f"{path}, its config")
+
+
+def find_checkpoint(path: Path | None) -> Path:
+    """The file meant by `path`: itself, a run folder's best.pt, or with None that of the newest run
+    in runs/.
+    """
+    if path is None:
+        found = sorted(Path("runs").rglob("best.pt"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UserError("no run with a checkpoint under runs/; 'python train.py' makes one")
+        return found[-1]
+    try:
+        if not path.exists():
+            raise UserError(f"{path}: no such run folder or checkpoint")
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{path}: {error.strerror}") from None
+    if path.is_file():
+        return path
+    if not (path / "best.pt").is_file():
+        instead = f"; {path / 'last.pt'} is there" if (path / "last.pt").is_file() else ""
+        raise UserError(f"{path}: this folder holds no best.pt{instead}")
+    return path / "best.pt"
+
+
+def find_seeds(path: Path | None) -> list[Path]:
+    """The checkpoints to judge of the runs in `path`, if `train.py --seeds` made that folder; else
+    none.
+    """
+    if path is None or (path / "best.pt").exists():
+        return []
+    found = [file for file in path.glob("seed_*/best.pt") if file.parent.name[5:].isdecimal()]
+    return sorted(found, key=lambda file: int(file.parent.name[5:]))
+
+
+def trained_on(run_dir: Path, split: Split) -> int | None:
+    """How many images of `split` the run in `run_dir` was trained on, by their pixels; None if it
+    does not say.
+    """
+    if not (run_dir / "train_hashes.txt").exists():
+        return None
+    training = read_hashes(run_dir / "train_hashes.txt")
+    return sum(digest in training for digest in image_hashes(split))

@@ -1,0 +1,101 @@
+"""Which run to go on with, and whether it may go on under a config."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nanocnn.config.load import load_config
+from nanocnn.config.schema import Config, flat
+from nanocnn.networks.build import Networks
+from nanocnn.run.checkpoint import load_newest
+from nanocnn.run.folder import locked, read_facts
+from nanocnn.run.restore import parse_config
+from nanocnn.system.errors import UserError
+
+# where a run computes and reads, not what: these may be others when it goes on
+FREE = {"device", "data.root", "data.memory_limit"}
+
+
+class Place(NamedTuple):
+    """Where a run goes: a new folder, or the folder and the checkpoint of one to go on with.
+
+    Without `run_dir` the new folder is runs/<name>/<time>. A run that `is_begun` but has no
+    checkpoint begins anew in its folder.
+    """
+
+    run_dir: Path | None = None
+    checkpoint: dict[str, Any] | None = None
+    is_begun: bool = False
+
+
+def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
+    """The run in `run_dir`, to go on with under `config`.
+
+    Raises UserError where there is no good checkpoint, or where `config` differs in more than
+    `device`, `data.root`, `data.memory_limit` and more epochs.
+    """
+    path, checkpoint = load_newest(run_dir)
+    before = parse_config(path, checkpoint, networks)
+    different = differences(before, config)
+    if config.train.epochs > before.train.epochs:
+        different.pop("train.epochs", None)
+    if different:
+        listed = ", ".join(
+            f"{key} ({old} there, {new} here)" for key, (old, new) in different.items()
+        )
+        raise UserError(
+            f"--resume {run_dir}: a run goes on with its own config; different are {listed}; "
+            "allowed are more train.epochs, another device, data.root or data.memory_limit"
+        )
+    return Place(run_dir, checkpoint, is_begun=True)
+
+
+def resume_newest(config: Config, run_dir: Path | None, networks: Networks) -> Place | None:
+    """The newest unfinished run of `config` that no process trains, None where there is none.
+
+    With a `run_dir` only that folder counts; a run there that was ended before its first checkpoint
+    begins anew.
+    """
+    if run_dir is not None:
+        if not run_dir.is_dir() or not any(run_dir.iterdir()):
+            return None
+        if any((run_dir / name).exists() for name in ("last.pt", "previous.pt")):
+            return resume_run(run_dir, config, networks)
+        if not is_of(run_dir, config, networks):
+            raise UserError(f"--run-dir {run_dir}: holds something else than a run of this config")
+        return Place(run_dir, is_begun=True)
+    runs = [path.parent for path in (Path("runs") / config.name).glob("*/last.pt")]
+    for candidate in sorted(runs, key=lambda run: (run / "last.pt").stat().st_mtime, reverse=True):
+        finished = read_facts(candidate).get("exit_reason") == "finished"
+        if finished or not is_of(candidate, config, networks):
+            continue
+        try:
+            with locked(candidate):
+                pass
+        except UserError:
+            continue  # it is being trained
+        return resume_run(candidate, config, networks)
+    return None
+
+
+def is_finished(place: Place, config: Config) -> bool:
+    """Whether the run came to its end and `config` asks for no more epochs."""
+    return (
+        place.run_dir is not None
+        and read_facts(place.run_dir).get("exit_reason") == "finished"
+        and place.checkpoint is not None
+        and place.checkpoint["epoch"] == config.train.epochs
+    )
+
+
+def is_of(run_dir: Path, config: Config, networks: Networks) -> bool:
+    try:
+        return not differences(load_config(run_dir / "config.yaml", networks=networks), config)
+    except UserError:
+        return False  # of another version of this project, or no run
+
+
+def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys of which two configs have different values, but for those that may."""
+    old, new = (flat(config.model_dump(mode="json")) for config in (before, after))
+    keys = [key for key in old | new if old.get(key) != new.get(key) and key not in FREE]
+    return {key: (old.get(key), new.get(key)) for key in keys}

@@ -1,0 +1,202 @@
+"""A run: its folder, and how far it has come."""
+
+import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from nanocnn.config.schema import Config
+from nanocnn.evaluation.evaluate import Evaluation
+from nanocnn.images.report import keep_data_report
+from nanocnn.images.training_data import TrainingData
+from nanocnn.run.checkpoint import save_checkpoint
+from nanocnn.run.folder import locked, rewrite_config
+from nanocnn.run.progress import Due, Progress, progress_of
+from nanocnn.run.record import Record, epoch_line
+from nanocnn.run.resume import Place
+from nanocnn.run.start import announce, announce_place, facts_of, prepare_folder
+from nanocnn.system.errors import UserError
+from nanocnn.system.signals import Stopped, StopRequest, handled
+from nanocnn.system.startup import Laps
+from nanocnn.training.learner import Learner, StepResult
+
+Item = TypeVar("Item")
+
+
+class Run:
+    """Training `learner` on `data` as `config` says, in a new folder or in one to go on with
+    (`place`).
+
+        run = Run(config, data, learner)
+        with run.open():
+            for epoch in run.epochs():
+                for step, images, labels in run.until_stopped(data.epoch(epoch, run.done_in_epoch)):
+                    run.after_step(step, lr, learner.step(images, labels, lr))
+                run.after_epoch(learner.judge(run.until_stopped(data.val)))
+
+    A run that goes on gives `learner` the state of its checkpoint, to the bit. Nothing is written
+    before `open`, and `folder` is the run folder from then on. Raises UserError where the
+    checkpoint and `data` or `learner` do not fit.
+    """
+
+    _record: Record
+    _bar: tqdm
+    _due: Due
+
+    def __init__(
+        self,
+        config: Config,
+        data: TrainingData,
+        learner: Learner,
+        place: Place | None = None,
+        laps: Laps | None = None,
+    ):
+        self._config, self._data, self._learner = config, data, learner
+        self._place, self._laps = place or Place(), laps or Laps()
+        self._request = StopRequest()
+        self._progress = Progress()
+        self._saved: tuple[int, int] | None = None  # the place in the run that last.pt holds
+        if checkpoint := self._place.checkpoint:
+            self._progress = go_on(checkpoint, data, learner)
+            self._saved = (self._progress.epoch, self._progress.step)
+        self.folder = self._place.run_dir
+
+    @property
+    def done_in_epoch(self) -> int:
+        """Steps done of the epoch that is to be trained next, or is in training."""
+        return self._progress.step - self._progress.epoch * self._data.steps_per_epoch
+
+    @property
+    def val_losses(self) -> list[float]:
+        """The validation loss of each epoch done."""
+        return self._progress.val_losses
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """While the run lasts: its folder, locked against other processes, its record, and signals.
+
+        At the end last.pt is as far as training is. Raises UserError before anything is written,
+        NonFiniteError when the loss or a weight is no longer a number, and Stopped after a signal
+        that asks to stop, once there is a checkpoint to go on from.
+        """
+        config, place, progress = self._config, self._place, self._progress
+        facts = facts_of(self._data, self._learner.computing, self._laps, place)
+        announce(config, self._data, self._learner.model)
+        self.folder = folder = prepare_folder(place, config, self._learner.model)
+        announce_place(folder, facts)
+        steps = config.train.epochs * self._data.steps_per_epoch
+        if place.checkpoint:
+            print(f"resuming after step {progress.step:,} of {steps:,}")
+        self._laps("build")
+        with (
+            handled(self._request),
+            locked(folder),
+            Record(folder, config.log.every, self._data.steps_per_epoch, facts, progress) as record,
+            tqdm(total=steps, initial=progress.step, unit="step", disable=None, leave=False) as bar,
+        ):
+            self._record, self._bar = record, bar
+            if place.is_begun:
+                rewrite_config(config, folder)
+            keep_data_report(folder, self._data.splits, self._data.hashes)
+            self._due = Due(config.train.checkpoint_every)
+            try:
+                yield
+                self._save_rest()
+            except Stopped as stop:
+                self._laps("training")
+                self._save_rest()
+                note = f"python train.py --resume {shlex.quote(str(folder))} goes on"
+                raise Stopped(stop.number, note) from None
+        accuracy = f", validation accuracy {progress.best_score[0]:.2%}" if self._data.val else ""
+        print(f"best.pt: epoch {progress.best_epoch}{accuracy}")
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs to train, counted from 1: from where the run stopped until its end, or its
+        patience's.
+        """
+        progress, patience = self._progress, self._config.train.patience
+        for epoch in range(progress.epoch + 1, self._config.train.epochs + 1):
+            if patience and progress.epoch - progress.best_epoch >= patience:
+                self._bar.write(f"no better validation for {patience} epochs: it stops")
+                break
+            self._record.start_epoch(epoch, progress.partial if self.done_in_epoch else None)
+            yield epoch
+
+    def until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; raises Stopped instead of the next one once a signal has come."""
+        for item in items:
+            self._request.check()  # it may have come while this one was read
+            yield item
+            self._request.check()
+
+    def after_step(self, step: int, lr: float, result: StepResult) -> None:
+        """Record a step (from 0) that `learner` made, and save last.pt if that is due."""
+        progress = self._progress
+        progress.step = step + 1
+        self._record.update(progress.step, lr, result)
+        self._bar.update()
+        if self.done_in_epoch == self._data.steps_per_epoch:
+            self._laps("training")
+        elif self._due(progress.step):
+            self._laps("training")
+            self._save("last.pt")
+
+    def after_epoch(self, validation: Evaluation | None) -> None:
+        """Record an epoch and its validation, and save best.pt if it was the best so far, last.pt
+        if due.
+        """
+        self._laps("validation")
+        row = self._record.end_epoch(validation)
+        epochs = self._config.train.epochs
+        self._bar.write(epoch_line(row, epochs))
+        if self._progress.end_epoch(validation):
+            self._save("best.pt")  # before last.pt, which says that it is there
+        if self._due(self._progress.step, epoch_is_over=True):
+            self._save("last.pt")
+        if self._progress.epoch < epochs:
+            self._request.check()
+
+    def _save_rest(self) -> None:
+        """Save last.pt if it is not as far as training is."""
+        if self._saved != (self._progress.epoch, self._progress.step):
+            self._save("last.pt")
+
+    def _save(self, name: str) -> None:
+        progress, data = self._progress, self._data
+        progress.partial = self._record.partial() if self.done_in_epoch > 0 else None
+        checkpoint = asdict(progress) | {
+            "config": self._config.model_dump(mode="json"),
+            "data": asdict(data.info),
+            "data_sha256": data.sha256,
+        }
+        checkpoint |= {name: part.state_dict() for name, part in self._learner.parts.items()}
+        self._record.check_state(checkpoint)
+        self._record.flush()
+        assert self.folder is not None
+        save_checkpoint(self.folder / name, checkpoint)
+        if name == "last.pt":
+            self._saved = (progress.epoch, progress.step)
+        self._laps("saving")
+
+
+def go_on(checkpoint: dict[str, Any], data: TrainingData, learner: Learner) -> Progress:
+    """Give `learner` the state of `checkpoint`, and say how far its run had come.
+
+    Raises UserError where the images, or the networks and optimizers of this version, are others.
+    """
+    if checkpoint["data_sha256"] != data.sha256:
+        raise UserError("the images are not those that the run began with: their checksum differs")
+    try:
+        learner.load(checkpoint)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the checkpoint's state does not fit this version: {error}") from None
+    progress = progress_of(checkpoint)
+    if progress.partial is not None:  # version 0.1 did not note the rate of the last step
+        group = learner.optimizer.param_groups[0]
+        progress.partial.setdefault("lr", group["lr"] / group["lr_mult"])
+    return progress

@@ -1,0 +1,54 @@
+"""Several runs that differ in their seed alone, and what they come to."""
+
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from nanocnn.config.schema import Config
+from nanocnn.evaluation.metrics import mean_of_seeds
+from nanocnn.networks.build import Networks
+from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.run.folder import create_seeds_dir
+from nanocnn.run.resume import Place, is_finished, resume_newest
+from nanocnn.system.errors import UserError
+from nanocnn.system.signals import Stopped
+
+
+def train_seeds(
+    train: Callable[[Config, Place], Path],
+    config: Config,
+    seeds: int,
+    run_dir: Path | None,
+    again: bool,
+    networks: Networks,
+) -> Path:
+    """`train` for each of `seeds` seeds, in run_dir/seed_0 and so on, and what they came to in
+    validation.
+
+    With `again` finished runs stay, and unfinished ones go on. Returns the folder of them all.
+    """
+    if config.seed + seeds > 2**63:
+        raise UserError(f"--seeds {seeds}: seeds from {config.seed} on would be too large")
+    run_dir = create_seeds_dir(config, run_dir, again)
+    accuracies = []
+    try:
+        for seed in range(config.seed, config.seed + seeds):
+            one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"
+            place = resume_newest(one, folder, networks) if again else None
+            print(f"seed {seed}: {folder}")
+            if not (place and is_finished(place, one)):
+                train(one, place or Place(folder))
+            best = load_checkpoint(folder / "best.pt")
+            accuracies.append(best["validation"]["accuracy"])
+    except Stopped as stop:
+        note = f"the same command with --run-dir {shlex.quote(str(run_dir))} --resume auto goes on"
+        raise Stopped(stop.number, note) from None
+    except UserError:
+        with suppress(OSError):  # not empty, unless it was the first
+            for empty in (run_dir, *run_dir.parents[:-1]):
+                empty.rmdir()
+        raise
+    if None not in accuracies:
+        print(f"validation accuracy of {seeds} seeds: {mean_of_seeds(accuracies)}")
+    return run_dir

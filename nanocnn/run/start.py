@@ -1,0 +1,131 @@
+"""The start of a run: what is said of it, and the facts that run.json keeps."""
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanocnn.config.schema import Config
+from nanocnn.images.augment import harmful
+from nanocnn.images.report import print_data_report
+from nanocnn.images.training_data import TrainingData
+from nanocnn.networks.table import by, summary
+from nanocnn.run.folder import create_run_dir, read_facts
+from nanocnn.run.resume import Place
+from nanocnn.system.errors import UserError
+from nanocnn.system.signals import Stopped
+from nanocnn.system.startup import Laps
+from nanocnn.training.device import Computing
+
+PROJECT = Path(__file__).parent.parent.parent
+
+
+def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
+    """Say what is trained on and what is trained, and warn of augmentation that harms these
+    images.
+    """
+    counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in data.splits.items())
+    print(f"{config.data.dataset}: {counts} images of {by(data.info.image_shape)}")
+    print_data_report(data.splits, data.info, data.hashes)
+    print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
+    for warning in harmful(config.data):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def prepare_folder(place: Place, config: Config, model: nn.Module) -> Path:
+    """The folder of a run, created unless it is one to go on with. Raises UserError where it cannot
+    be.
+    """
+    check_free_space(place.run_dir or Path("runs"), model)
+    if place.is_begun and place.run_dir:
+        return place.run_dir
+    return create_run_dir(config, place.run_dir)
+
+
+def check_free_space(parent: Path, model: nn.Module) -> None:
+    """Raises UserError where the disk of `parent`, which need not exist yet, has no room for the
+    checkpoints.
+
+    Counted are weights and two moments of an optimizer, in three files (last, previous, best) and a
+    fourth while it is written.
+    """
+    existing = next(folder for folder in (parent, *parent.absolute().parents) if folder.exists())
+    needed = 4 * 3 * sum(tensor.nbytes for tensor in model.state_dict().values())
+    total, _, free = shutil.disk_usage(existing)
+    if (
+        total > 0 and free < needed
+    ):  # no size: no disk, as in /proc; creating the folder will say so
+        raise UserError(
+            f"{existing}: the checkpoints may need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
+            "are free"
+        )
+
+
+def announce_place(folder: Path, facts: dict[str, Any]) -> None:
+    where = "{device}, {threads} threads, {precision}".format(**facts)
+    print(f"{where}; writing to {folder}")
+
+
+def facts_of(data: TrainingData, computing: Computing, laps: Laps, place: Place) -> dict[str, Any]:
+    """What one must know to judge or repeat a run, besides its config."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    started, resumed = now, []
+    if place.is_begun and place.run_dir:
+        earlier = read_facts(place.run_dir)
+        started = earlier.get("started", now)
+        resumed = [
+            *earlier.get("resumed", []),
+            {"at": now, "step": earlier.get("step"), "after": earlier.get("exit_reason")},
+        ]
+        laps.add(earlier.get("seconds", {}))
+    device, precision, memory_format = computing
+    return {
+        "started": started,
+        "resumed": resumed,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__}
+        | {name: version(name) for name in ("torchvision", "numpy", "scikit-learn")},
+        "git": {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))},
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "precision": str(precision).removeprefix("torch."),
+        "memory_format": str(memory_format).removeprefix("torch."),
+        "data_sha256": data.sha256,
+        "images": {name: len(split.labels) for name, split in data.splits.items()},
+        # the phases still to come appear in it when it is written at the end
+        "seconds": laps.seconds,
+    }
+
+
+def git(*arguments: str) -> str | None:
+    """What git says of this project, None where it is no repository or git is not installed."""
+    command = ["git", "-C", str(PROJECT), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def try_one_step(
+    train: Callable[[Config, Place, Laps, int], Path], config: Config, laps: Laps
+) -> None:
+    """A run of one step, with a batch of its validation and all its files, in a folder that goes
+    again.
+    """
+    once = {"epochs": 1, "checkpoint_every": None, "patience": None}
+    changed = {"train": config.train.model_copy(update=once), "log": type(config.log)(every=1)}
+    with TemporaryDirectory() as folder:
+        try:
+            train(config.model_copy(update=changed), Place(Path(folder, "run")), laps, 1)
+        except Stopped as stop:
+            raise Stopped(stop.number, "nothing was kept") from None
+    print("dry run: one step, a batch of its validation and its files work; nothing was kept")

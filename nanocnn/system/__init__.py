@@ -1,0 +1,1 @@
+"""Errors and exit codes, signals, files that a crash leaves whole, start-up."""

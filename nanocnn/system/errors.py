@@ -1,0 +1,67 @@
+"""How a run ends when it does not end well: one line and an exit code, a traceback only for a
+bug.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+from nanocnn.system.signals import Stopped, handled, stop_at_once
+
+
+class UserError(ValueError):
+    """A mistake in the command line, the config, the data or a checkpoint (exit code 2).
+
+    The message is one line that names the file, key or value and what is allowed.
+    """
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss became NaN or infinite (exit code 3)."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown `name`: the nearest known one, and all of them."""
+    names = list(known)
+    nearest = get_close_matches(name, names, n=1)
+    suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{suggestion} (known: {', '.join(names)})"
+
+
+def exit_code(main: Callable[[], None]) -> int:
+    """Run `main` and return the exit code of the process: 0, 2, 3, or 128 + the signal (see
+    README).
+
+    Whatever the operating system refuses (a full disk, a folder without permission) is one line
+    too, for it names the file and the reason.
+    """
+    try:
+        with handled(stop_at_once):
+            main()
+            sys.stdout.flush()
+    except (UserError, NonFiniteError) as error:
+        complain(error)
+        return 3 if isinstance(error, NonFiniteError) else 2
+    except Stopped as stop:
+        print(f"stopped by {stop}", file=sys.stderr)
+        return 128 + stop.number
+    except BrokenPipeError:  # whoever read the output has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        complain(error)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # as torch says it
+            raise
+        complain(
+            f"not enough memory: {error}; a smaller train.batch_size or data.image_size may help"
+        )
+        return 2
+    return 0
+
+
+def complain(error: Exception | str) -> None:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)

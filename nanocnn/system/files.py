@@ -1,0 +1,95 @@
+"""Writing files so that a crash or a full disk leaves the old one or the new one, whole."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MARK = b"nanocnn sha256 "  # before the checksum that ends a sealed file
+SEAL = len(MARK) + hashlib.sha256().digest_size
+
+
+@contextmanager
+def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write, which takes the name `path` once it is whole and on disk: never half a file
+    there.
+
+    The file there before is then named `previous`, if it is sealed and whole.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if previous and path.exists() and is_sealed(path):
+            keep_copy(path, previous)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None:  # as with a full disk
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to disk: a power cut may undo a renaming that has not been."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_sealed(path: Path, content: memoryview, previous: Path | None = None) -> None:
+    """Write `content` and its checksum to `path`, which takes the place of the file there once read
+    back.
+
+    Raises OSError where the disk does not hold what was written.
+    """
+    with replacing(path, previous) as file:
+        file.write(content)
+        file.write(MARK + hashlib.sha256(content).digest())
+        file.flush()
+        if not is_sealed(Path(file.name)):
+            raise OSError(errno.EIO, "the disk gave back something else than was written")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the file at `path` ends in the checksum of all that comes before: no bit has
+    changed.
+    """
+    left = path.stat().st_size - SEAL
+    checksum = hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            checksum.update(block)
+            left -= len(block)
+        return left == 0 and file.read() == MARK + checksum.digest()
+
+
+def keep_copy(path: Path, copy: Path) -> None:
+    """Let the file at `path`, which is about to be replaced, have the name `copy` too."""
+    temporary = copy.with_name(f".{copy.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, copy)
+    finally:
+        temporary.unlink(missing_ok=True)

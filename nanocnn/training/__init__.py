@@ -1,0 +1,1 @@
+"""What learns: network, loss, optimizer, one step; the schedule; the device."""

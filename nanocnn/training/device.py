@@ -1,0 +1,89 @@
+"""Where a run computes, in which precision and layout of memory."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from nanocnn.config.schema import Config
+from nanocnn.system.errors import UserError
+
+
+class Computing(NamedTuple):
+    device: torch.device
+    precision: torch.dtype  # but for float32, autocast to it
+    memory_format: torch.memory_format  # of maps (B, C, H, W) and of the weights that make them
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """`model` itself, moved there and laid out so."""
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a network computes in this precision."""
+        is_mixed = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled=is_mixed)
+
+
+def pick_computing(config: Config, device_name: str | None = None) -> Computing:
+    """What `config` asks for, `auto` being what is faster here; `device_name` takes the place of
+    its device.
+
+    Raises UserError for what there is not here.
+    """
+    device = pick_device(device_name or config.device)
+    precision = pick_precision(config.precision, device)
+    return Computing(
+        device, precision, pick_memory_format(config.train.channels_last, device, precision)
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, mps) means here; UserError where there is none
+    such.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, is_available in available.items() if is_available)
+    if not available[name]:
+        here = ", ".join(device for device, is_available in available.items() if is_available)
+        raise UserError(f"device = {name}: not available here (available: auto, {here})")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that `name` (auto, fp32, bf16, fp16) means on `device`: but for float32, autocast to
+    it.
+    """
+    if name == "auto":
+        return torch.bfloat16 if multiplies_bf16(device) else torch.float32
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError(
+            "precision = bf16: this GPU does not support it (allowed here: auto, fp32, fp16)"
+        )
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether `device` has matrix instructions for bfloat16; without them autocast costs more than
+    it saves.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def pick_memory_format(
+    channels_last: str | bool, device: torch.device, precision: torch.dtype
+) -> torch.memory_format:
+    """How maps lie in memory. Measured with `python -m benchmarks.step`; on MPS not, so as torch
+    has it.
+    """
+    if channels_last == "auto":
+        channels_last = device.type == "cpu" or (
+            device.type == "cuda" and precision != torch.float32
+        )
+    return torch.channels_last if channels_last else torch.contiguous_format

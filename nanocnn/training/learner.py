@@ -1,0 +1,126 @@
+"""What learns: a network with its loss and optimizer, and one step of training."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from nanocnn.config.schema import Config
+from nanocnn.evaluation.evaluate import AverageFlips, Evaluation, evaluate
+from nanocnn.images.splits import DataInfo
+from nanocnn.networks.build import load_weights
+from nanocnn.networks.fused import fuse_pooling
+from nanocnn.training.device import Computing
+from nanocnn.training.loss import build_loss
+from nanocnn.training.optimizer import build_optimizer
+
+
+class StepResult(NamedTuple):
+    """What one step found before its own change."""
+
+    loss: Tensor  # (), mean over the batch, on the device
+    correct: Tensor  # (), images, on the device
+    images: int
+
+
+class Learner:
+    """`model` with the loss, the optimizer and the options of `config`, for data as `info` says.
+
+    The model moves to the device of `computing`. `parts` are its parts that a checkpoint keeps, by
+    name. Raises UserError for options that do not suit the model or the data.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, info: DataInfo, computing: Computing):
+        self.computing = computing
+        self.model = computing.place(model)
+        self.loss = build_loss(config.loss, info).to(computing.device)
+        self.optimizer = build_optimizer(config.optimizer, model)
+        is_fp16 = computing.precision == torch.float16
+        # keeps the small gradients of float16 from vanishing
+        self.scaler = torch.amp.GradScaler(computing.device.type, enabled=is_fp16)
+        self.parts: dict[str, Any] = {
+            "model": model,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+        }
+        self._options = config.train
+        self._ema = None
+        if config.train.ema:
+            from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+            average = get_ema_multi_avg_fn(config.train.ema)
+            self._ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            self.parts["ema"] = self._ema.module
+        # the same weights, computed faster
+        self._trained = self._judged = fuse_pooling(model, info.image_shape)
+        if self._ema:
+            self._judged = fuse_pooling(self._ema.module, info.image_shape)
+        if config.data.average_flips:
+            self._judged = AverageFlips(self._judged)
+        if config.train.compile:
+            self._trained = cast(nn.Module, torch.compile(model))
+        self._trained.train()
+
+    def step(self, images: Tensor, labels: Tensor, lr: float) -> StepResult:
+        """Train once on images (B, C, H, W) at the learning rate `lr`.
+
+        Labels are (B,) int64, or shares (B, classes), of which the largest counts as correct. With
+        train.accumulate the images are worked off in that many parts, each of which counts by its
+        own size.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_mult"]
+        self.optimizer.zero_grad()
+        loss = correct = torch.zeros((), device=images.device)
+        parts = self._parts_of(len(labels))
+        for part, truth in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            with self.computing.autocast():
+                outputs = self._trained(part)
+                logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+                part_loss = self.loss(logits, truth)
+                for weight, extra_logits in auxiliary:
+                    part_loss = part_loss + weight * self.loss(extra_logits, truth)
+            part_loss = part_loss * (len(truth) / len(labels))
+            self.scaler.scale(part_loss).backward()
+            loss = loss + part_loss.detach()
+            true = truth.argmax(1) if truth.ndim == 2 else truth
+            correct = correct + (logits.detach().argmax(1) == true).sum()
+        if self._options.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._options.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self._ema:
+            self._ema.update_parameters(self.model)
+        return StepResult(loss, correct, len(labels))
+
+    def judge(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+        """Judge the network, or the mean of its weights where train.ema asks for it, on all
+        `batches`.
+        """
+        try:
+            return evaluate(self._judged, batches, self.loss, self.computing.precision)
+        finally:
+            self._trained.train()
+
+    def load(self, states: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint kept of `parts`. Raises UserError or ValueError where it
+        does not fit.
+        """
+        for name, part in self.parts.items():
+            if isinstance(part, nn.Module):
+                load_weights(states[name], part)
+            else:
+                part.load_state_dict(states[name])
+        if self._ema:
+            self._ema.n_averaged.fill_(1)  # from 0 it would begin anew
+
+    def _parts_of(self, images: int) -> int:
+        """In how many parts a step of so many images is worked off; as in Batches, no single one is
+        left over.
+        """
+        leftover = 1 if self._options.batch_size > 1 else 0
+        full = math.ceil((images - leftover) / self._options.batch_size)
+        return max(1, min(self._options.accumulate, full))

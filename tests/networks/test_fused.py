@@ -1,0 +1,223 @@
+"""Layers computed together are the same function with the same gradients as one after the other."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import build_model
+from torch import nn
+
+from model import MODELS
+from nanocnn.networks import fused
+from nanocnn.networks.fused import NormPool, fuse_pooling
+from nanocnn.training.optimizer import pin
+
+DOUBLE = torch.float64
+POOLINGS = {
+    "2": nn.MaxPool2d(2),
+    "3 at stride 2, padded": nn.MaxPool2d(3, stride=2, padding=1),
+    "overlapping": nn.MaxPool2d(3, stride=1),
+    "ceil": nn.MaxPool2d((2, 3), stride=2, ceil_mode=True),
+    "dilated": nn.MaxPool2d(2, dilation=2),
+}
+
+
+@pytest.fixture
+def uses(monkeypatch):
+    """How often maps were computed together; here small ones are too."""
+    monkeypatch.setattr(fused, "LARGE", 0)
+    calls = []
+    together = fused.TrainedNormPool.apply
+    monkeypatch.setattr(
+        fused.TrainedNormPool, "apply", lambda *inputs: calls.append(1) or together(*inputs)
+    )
+    return calls
+
+
+def maps(channels, height=13, width=11, dtype=DOUBLE):
+    generator = torch.Generator().manual_seed(channels)
+    images = torch.randn(8, channels, height, width, generator=generator) + 0.7
+    return images.to(dtype, memory_format=torch.channels_last)
+
+
+def norm_of(channels, dtype=DOUBLE, negative=False):
+    norm = nn.BatchNorm2d(channels, dtype=dtype)
+    nn.init.uniform_(norm.weight, 0.2, 2)
+    nn.init.normal_(norm.bias)
+    if negative:
+        norm.weight.data[::2] *= -1
+    return norm
+
+
+def trained_on(network, layers, images):
+    """The output of a training step, and all that it leaves: gradients and statistics."""
+    images = images.clone(memory_format=torch.preserve_format).requires_grad_()
+    output = network.train()(images)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+    (output * weights).sum().backward()
+    gradients = [parameter.grad for parameter in layers.parameters()]
+    return [output, images.grad, *gradients, *layers.buffers()]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("channels", [1, 3, 16, 25])
+@pytest.mark.parametrize("negative", [False, True])
+def test_pooling_fused_with_normalisation_trains_the_same(uses, channels, pooling, negative):
+    torch.manual_seed(0)
+    plain = nn.Sequential(norm_of(channels, negative=negative), POOLINGS[pooling])
+    other = copy.deepcopy(plain)
+    expected = trained_on(plain, plain, maps(channels))
+    found = trained_on(NormPool(*other), other, maps(channels))
+    assert uses
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_it_does_so_in_float32(uses):
+    torch.manual_seed(0)
+    exact = nn.Sequential(norm_of(25), nn.MaxPool2d(2))
+    other = copy.deepcopy(exact).float()
+    images = maps(25, 16, 16, torch.float32)
+    expected = trained_on(exact, exact, images.to(DOUBLE))
+    found = trained_on(NormPool(*other), other, images)
+    assert uses and found[0].dtype == found[1].dtype == torch.float32
+    for one, two in zip(found, expected, strict=True):
+        assert (one.to(DOUBLE) - two).norm() <= 1e-5 * two.to(DOUBLE).norm()
+
+
+def test_in_bf16_it_leaves_the_sums_to_torch_which_makes_them_in_float32(uses):
+    torch.manual_seed(0)
+    plain = nn.Sequential(norm_of(16).float(), nn.MaxPool2d(2))
+    other = copy.deepcopy(plain)
+    images = (maps(16, 16, 16) * 0.1 + 5).to(torch.bfloat16)
+    expected, found = (
+        trained_on(net, layers, images)
+        for net, layers in ((plain, plain), (NormPool(*other), other))
+    )
+    assert not uses
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+def test_equal_pixels_send_their_gradient_to_one_of_them(uses):
+    layers = nn.Sequential(norm_of(4), nn.MaxPool2d(2))
+    other = copy.deepcopy(layers)
+    flat = torch.zeros(2, 4, 6, 6, dtype=DOUBLE).to(memory_format=torch.channels_last)
+    flat[1] = 1
+    expected, found = trained_on(layers, layers, flat), trained_on(NormPool(*other), other, flat)
+    assert uses
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param([nn.BatchNorm2d(3, affine=False)], id="no weights"),
+        pytest.param([nn.BatchNorm2d(3, track_running_stats=False)], id="no statistics"),
+        pytest.param([nn.BatchNorm2d(3, momentum=None)], id="cumulative statistics"),
+        pytest.param([nn.BatchNorm2d(3).eval()], id="frozen"),
+        pytest.param([nn.BatchNorm2d(3), nn.Tanh()], id="tanh"),
+        pytest.param([nn.LeakyReLU(0.2)], id="leaky"),
+        pytest.param([nn.GELU()], id="falls and rises"),
+        pytest.param([nn.LeakyReLU(-0.5)], id="falls and rises too"),
+    ],
+)
+def test_every_kind_of_layer_before_a_pooling_stays_the_same_function(uses, layers):
+    plain = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten()).to(DOUBLE)
+    other = copy.deepcopy(plain)
+    for network in (plain, other):
+        if not network[0].training:
+            pin(network[0])
+    network = fuse_pooling(other.float(), (3, 13, 11))
+    other.double()
+    torch.testing.assert_close(
+        trained_on(network, other, maps(3)), trained_on(plain, plain, maps(3))
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(maps(3)), plain.eval()(maps(3)))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "torchvision"])
+def test_every_network_of_the_line_trains_the_same(uses, name, shape):
+    torch.manual_seed(0)
+    width = {"width": 0.25} if name[:3] in ("ale", "zfn", "vgg", "goo", "res") else {}
+    plain = build_model(name, shape, 10, **width).to(memory_format=torch.channels_last).double()
+    other = copy.deepcopy(plain)
+    images = torch.rand(16, *shape, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    labels = torch.arange(16) % 10
+    for network, layers in ((plain, plain), (fuse_pooling(other.float(), shape).double(), other)):
+        torch.manual_seed(2)  # of dropout
+        outputs = network.train()(images)
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        F.cross_entropy(logits, labels).backward()
+        assert all(p.dtype == DOUBLE for p in layers.parameters())
+    has_pooling = any(isinstance(layer, nn.MaxPool2d) for layer in plain.modules())
+    if name == "lenet":
+        assert uses and has_pooling
+    for (key, one), two in zip(plain.named_parameters(), other.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(two.grad, one.grad, atol=1e-6, rtol=1e-4, msg=key)
+    torch.testing.assert_close(dict(other.named_buffers()), dict(plain.named_buffers()))
+
+
+def test_the_layers_stay_those_of_the_model():
+    model = build_model("lenet", (1, 28, 28), 10)
+    names, state = list(model.state_dict()), copy.deepcopy(model.state_dict())
+    random_state = torch.random.get_rng_state()
+    network = fuse_pooling(model, (1, 28, 28))
+    assert [type(layer).__name__ for layer in network.features] == [
+        "Conv2d", "NormPool", "ReLU", "Conv2d", "NormPool", "ReLU",
+    ]  # fmt: skip
+    assert set(network.parameters()) == set(model.parameters())
+    assert list(model.state_dict()) == names and len(model.features) == 8
+    torch.testing.assert_close(model.state_dict(), state, atol=0, rtol=0)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    network.eval()
+    assert not any(layer.training for layer in model.features)
+
+
+class Tapped(nn.Module):
+    """A network that uses a map from within its sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.LazyLinear(3)
+
+    def forward(self, images):
+        rectified = self.features[:2](images)
+        return self.head(
+            torch.cat([self.features[2](rectified).flatten(1), rectified.flatten(1)], 1)
+        )
+
+
+@pytest.mark.parametrize("first_weights", ["random", "zero"])
+def test_a_forward_that_uses_parts_of_a_sequence_is_left_alone(first_weights):
+    model = Tapped()
+    model(torch.zeros(1, 1, 8, 8))
+    if first_weights == "zero":
+        nn.init.zeros_(model.head.weight)
+    assert fuse_pooling(model, (1, 8, 8)) is model
+
+
+class TappedTwice(Tapped):
+    """The same where nothing breaks: only the values would be others."""
+
+    def forward(self, images):
+        taken = [images := layer(images) for layer in self.features]
+        return self.head(torch.cat([taken[-1].flatten(1), taken[1].flatten(1)[:, :9]], 1))
+
+
+def test_other_values_are_noticed_whatever_the_first_weights(uses):
+    model = TappedTwice()
+    model(torch.zeros(1, 1, 8, 8))
+    nn.init.zeros_(model.head.weight)
+    assert fuse_pooling(model, (1, 8, 8)) is model
+
+
+def test_a_layer_that_somebody_watches_stays_where_it_is():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    seen = []
+    model[2].register_forward_hook(lambda *call: seen.append(call[2].shape))
+    fuse_pooling(model, (1, 8, 8))(torch.zeros(2, 1, 8, 8))
+    assert seen[-1] == (2, 4, 6, 6)
