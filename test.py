@@ -34,7 +34,7 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     from nanocnn.images.splits import load_split
     from nanocnn.networks.build import catalogue
     from nanocnn.networks.fused import fuse_pooling
-    from nanocnn.networks.rewrite import fold_batch_norm, gain
+    from nanocnn.networks.rewrite import Folding, fold_batch_norm
     from nanocnn.run.restore import restore, trained_on
     from nanocnn.training.device import pick_computing
     from nanocnn.training.loss import build_loss
@@ -48,16 +48,10 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     batches = Batches(split, info, batch_size, computing.device)
 
     # the same network, computed faster
-    model = computing.place(model)
-    folding: dict[str, Any] = {"layers": 0, "gain": None, "compared_images": 0}
+    folding = Folding(computing.place(model), 0, exact=True)
     if args.fold:
-        folded, count = fold_batch_norm(model, info.image_shape)
-        if count:
-            first_images, _ = next(iter(batches))
-            times = gain(model, folded, first_images)
-            folding = {"layers": count, "gain": times, "compared_images": len(first_images)}
-            model = folded
-    model = fuse_pooling(model, info.image_shape)
+        folding = fold_batch_norm(folding.model, info.image_shape)
+    model = fuse_pooling(folding.model, info.image_shape)
     if config.data.average_flips:
         model = AverageFlips(model)
 
@@ -74,7 +68,7 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
         "epoch": checkpoint["epoch"],
         "trained_on": trained_on(path.parent, split) if args.split != "train" else None,
         "unreadable": split.files.unreadable if split.files else [],
-        "folding": folding,
+        "folding": {"layers": folding.layers, "exact": folding.exact},
         "evaluation_seconds": seconds,
         "average_flips": config.data.average_flips,
     }
@@ -123,10 +117,10 @@ def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
     from nanocnn.evaluation.metrics import mean_of_seeds
     from nanocnn.evaluation.tables import print_report
-    from nanocnn.run.restore import find_checkpoint, find_seeds
+    from nanocnn.run.restore import find_checkpoints
     from nanocnn.system.files import write_json
 
-    paths = find_seeds(args.ckpt) or [find_checkpoint(args.ckpt)]
+    paths = find_checkpoints(args.ckpt)
     prepare_process()
     reports = []
     for path in paths:
@@ -143,18 +137,18 @@ def main(arguments: Sequence[str]) -> None:
                 f"{path}: {report['correct']:,} of {report['n']:,} correct, "
                 f"{report['accuracy']:.2%}"
             )
-    result, folders = reports[0], [path.parent for path in paths]
+    result, files = reports[0], [report_file(path, args.split) for path in paths]
     if len(paths) > 1:
-        accuracies = [report["accuracy"] for report in reports]
-        seeds = mean_of_seeds(accuracies)
+        seeds = mean_of_seeds([report["accuracy"] for report in reports])
         result = {key: reports[0][key] for key in ("dataset", "split", "n")} | {
             "accuracy": seeds.mean,
             "sd": seeds.sd,
             "ci95": seeds.ci95,
-            "accuracies": accuracies,
+            "accuracies": [report["accuracy"] for report in reports],
+            "checkpoints": [str(path) for path in paths],
         }
-        folders.append(args.ckpt)
         reports.append(result)
+        files.append(paths[0].parent.parent / f"{args.split}.json")
     if args.json == "-":
         print(json.dumps(result, indent=2))
     elif len(paths) > 1:
@@ -164,11 +158,21 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if args.json not in (None, "-"):
             Path(args.json).write_text(json.dumps(result, indent=2))
-        for folder, report in zip(folders, reports, strict=True):
-            if (folder / "config.yaml").exists() or folder == args.ckpt:  # a run folder
-                write_json(folder / f"{args.split}.json", report)
+        for file, report in zip(files, reports, strict=True):
+            if file:
+                write_json(file, report)
     except OSError as error:
         raise UserError(f"cannot write the report: {error}") from None
+
+
+def report_file(path: Path, split: str) -> Path | None:
+    """Where the report on the checkpoint at `path` goes: beside it, if it lies in a run folder.
+
+    That on best.pt is test.json, that on last.pt test_last.json, and so on.
+    """
+    if not (path.parent / "config.yaml").exists():
+        return None
+    return path.with_name(f"{split}.json" if path.stem == "best" else f"{split}_{path.stem}.json")
 
 
 if __name__ == "__main__":

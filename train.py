@@ -50,7 +50,7 @@ def train(
     from nanocnn.run.run import Run
     from nanocnn.training.device import pick_computing
     from nanocnn.training.learner import Learner
-    from nanocnn.training.schedule import Schedule
+    from nanocnn.training.schedule import RateSchedule
 
     laps("import")
     # what is read: the training images and, carved from them, the validation images
@@ -65,7 +65,7 @@ def train(
     if not is_trained:
         fit_whitening(model, data.train.sample)
     learner = Learner(model, config, data.info, computing)
-    schedule = Schedule.of(config, data.steps_per_epoch)
+    schedule = RateSchedule.of(config, data.steps_per_epoch)
 
     # what is written: config.yaml, run.json, metrics.jsonl, TensorBoard's curves, last.pt, best.pt
     run = Run(config, data, learner, place, laps)

@@ -54,7 +54,7 @@ def main() -> None:
     data = TrainingData(config, computing.device)
     shape, classes = data.info.image_shape, len(data.info.classes)
     model = computing.place(build_network(config, networks, shape, classes))
-    optimizer = build_optimizer(config.optimizer, model)
+    optimizer = build_optimizer(config.optimizer, model, shape)
     network = fuse_pooling(model, shape).train()
     images, labels = next(iter(data.train))
     for group in optimizer.param_groups:

@@ -60,7 +60,7 @@ def measure(point: dict[str, Any], repeats: int) -> dict[str, float]:
     )
     work = sum(macs(call) for call in trace(model, shape)[0])
     model = computing.place(model)
-    optimizer = build_optimizer(SGD(lr=1e-6), model)
+    optimizer = build_optimizer(SGD(lr=1e-6), model, shape)
     network = fuse_pooling(model, shape).train()
     images = torch.randn(point["batch"], *shape, device=computing.device)
     labels = torch.randint(10, (point["batch"],), device=computing.device)

@@ -66,13 +66,14 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """A row with the pooling as written, and one with it fused."""
     images, labels = batch
-    shape = tuple(images.shape[1:])
+    channels, height, width = images.shape[1:]
+    shape = (channels, height, width)
     calls, _ = trace(model, shape)
     work = [macs(call) for call in calls if macs(call)]
     model = computing.place(model)
     images = images.contiguous(memory_format=computing.memory_format)
-    optimizer = build_optimizer(config.optimizer, model)
-    folded, _ = fold_batch_norm(model, shape)
+    optimizer = build_optimizer(config.optimizer, model, shape)
+    folded = fold_batch_norm(model, shape).model
     for fused in (False, True):
         network = fuse_pooling(model, shape) if fused else model
         judged = fuse_pooling(folded, shape) if fused else folded
@@ -82,6 +83,7 @@ def measure(
         )
         rate = len(images) / seconds
         with torch.inference_mode(), computing.autocast():
+            unfolded = median_seconds(partial(network.eval(), images))
             forward = median_seconds(partial(judged.eval(), images))
         flops = 2 * (3 * sum(work) - work[0]) * rate / 1e9
         limit = sgemm_rate()  # for each row anew, since the machine may be shared
@@ -93,6 +95,7 @@ def measure(
             "sgemm_GFLOP_per_second": limit,
             "of_sgemm": flops / limit,
             "forward_images_per_second": len(images) / forward,
+            "gain_of_folding": unfolded / forward,
         }
 
 

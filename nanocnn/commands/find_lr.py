@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> None:
     prepare_process()
     lrs, losses = range_test(config, networks, args.low, args.high, args.steps)
     best = suggestion(lrs, losses)
-    path = create_dated_dir(config, "find_lr_") / "lr.png"
+    folder, _ = create_dated_dir(config, "find_lr_")
+    path = folder / "lr.png"
     draw(path, lrs, losses, best)
     lowest = lrs[losses.index(min(losses))]
     print(f"the loss falls steepest at lr {best:.2g}, and is lowest at {lowest:.2g}")

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from nanocnn.config.schema import Config, dotted_items
+from nanocnn.config.schema import Config, items_of
 from nanocnn.config.strict_yaml import inline
 from nanocnn.system.errors import did_you_mean
 
@@ -30,7 +30,7 @@ def describe(
     elif kind == "extra_forbidden":
         dotted = ".".join(key)
         message = f"unknown key {dotted!r}"
-        elsewhere = [other for other, _ in dotted_items(Config()) if other.endswith(f".{key[-1]}")]
+        elsewhere = [item.key for item in items_of(Config()) if item.key.endswith(f".{key[-1]}")]
         if elsewhere and dotted not in elsewhere:
             message += f"; did you mean {elsewhere[0]!r}?"
         else:

@@ -27,10 +27,10 @@ CONFIGS = next(
     (folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir()),
     PACKAGE / "configs",
 )
-Place = Callable[[tuple[str, ...]], str]  # where the value of a key was written, in words
+Written = Callable[[tuple[str, ...]], str]  # where the value of a key was written, in words
 
 
-class Networks(Protocol):
+class KnownNetworks(Protocol):
     """What a config must know of the networks: their names, and the keys that each takes."""
 
     def __hash__(self) -> int: ...
@@ -46,14 +46,16 @@ class Draft:
     """A config as it is written, its form checked but not yet the keys of its network."""
 
     values: dict[str, Any]
-    place: Place
+    place: Written
 
-    def check(self, networks: Networks) -> Config:
+    def check(self, networks: KnownNetworks) -> Config:
         """The config. Raises UserError for whatever in it cannot be."""
         return config_from_dict(self.values, networks, self.place)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), *, networks: Networks) -> Config:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, networks: KnownNetworks
+) -> Config:
     """Read the YAML file at `path` (a bare name is also looked up in configs/), apply
     `overrides`.
     """
@@ -85,7 +87,7 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
 
 
 def config_from_dict(
-    values: dict[str, Any], networks: Networks, place: Place = lambda key: "config"
+    values: dict[str, Any], networks: KnownNetworks, place: Written = lambda key: "config"
 ) -> Config:
     """Check nested `values` against the whole schema; `place` says where a key was written."""
     schema = Config
@@ -100,7 +102,7 @@ def config_from_dict(
 
 
 @cache
-def full_schema(networks: Networks, network: str = "") -> type[Config]:
+def full_schema(networks: KnownNetworks, network: str = "") -> type[Config]:
     """`Config` with all `networks`: a network's keys are the arguments of its constructor.
 
     `network` is the one that the config asks for, since torchvision's are known by asking for them.
@@ -128,7 +130,7 @@ def network_section(name: str, keys: Sequence[inspect.Parameter]) -> type[Networ
     return create_model(name, __base__=Network, **fields)
 
 
-def json_schema(networks: Networks) -> dict[str, Any]:
+def json_schema(networks: KnownNetworks) -> dict[str, Any]:
     """The JSON Schema of a config, by which editors complete and check YAML files
     (configs/schema.json).
     """

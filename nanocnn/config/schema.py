@@ -6,9 +6,10 @@ What only the networks know, their names and keys, `load.py` adds.
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from nanocnn.config.strict_yaml import inline
 
@@ -271,7 +272,10 @@ class AdamW(Adam):
 
 
 class Muon(Momentum):
-    """Muon for the weights of hidden layers, AdamW with its defaults for all other parameters."""
+    """Muon for the weights of hidden layers, AdamW with its defaults for all other parameters.
+
+    With weight_decay = 0 neither has any.
+    """
 
     name: Literal["muon"] = "muon"
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
@@ -490,36 +494,44 @@ class Config(Section):
         return values
 
 
-def dotted_items(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key with its value, those of the sections in it as `train.epochs`."""
+class Item(NamedTuple):
+    """A key of a config, dotted, with its field in the schema and its value."""
+
+    key: str
+    field: FieldInfo
+    value: Any  # plain, as in JSON, or a Section, whose own keys come next
+
+
+def items_of(section: Section, prefix: str = "") -> Iterator[Item]:
+    """Every key of `section`, those of the sections in it as `train.epochs`."""
+    plain = section.model_dump(mode="json")
     for key, value in section:
-        yield prefix + key, value
-        if isinstance(value, Section):
-            yield from dotted_items(value, f"{prefix}{key}.")
+        is_section = isinstance(value, Section)
+        yield Item(
+            prefix + key, type(section).model_fields[key], value if is_section else plain[key]
+        )
+        if is_section:
+            yield from items_of(value, f"{prefix}{key}.")
 
 
-def to_yaml(section: Section, indent: str = "") -> str:
+def leaves(config: Config) -> dict[str, Any]:
+    """Dotted keys and their plain values, without the sections that hold them."""
+    items = items_of(config)
+    return {item.key: item.value for item in items if not isinstance(item.value, Section)}
+
+
+def to_yaml(section: Section) -> str:
     """Every key of `section` with its value and comment, as YAML that `load_config` reads back."""
     lines = []
-    for key, value in section:
-        field = type(section).model_fields[key]
+    for key, field, value in items_of(section):
+        *sections, name = key.split(".")
+        line = "  " * len(sections) + f"{name}:"
         if isinstance(value, Section):
-            lines.append(f"{indent}{key}:\n{to_yaml(value, indent + '  ')}")
+            lines.append(f"{line}\n")
             continue
-        plain = section.model_dump(mode="json")[key]
-        line = f"{indent}{key}: {inline(plain)}"
+        line += f" {inline(value)}"
         variants = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         allowed = " | ".join(variants) if len(variants) > 1 else ""
         comment = ": ".join(filter(None, [allowed, field.description]))
         lines.append(f"{line:<29} # {comment}\n" if comment else f"{line}\n")
     return "".join(lines)
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return found

@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-# logits (B, classes), labels (B,) or shares (B, classes) -> mean loss
-Loss = Callable[[Tensor, Tensor], Tensor]
+# logits (B, classes), labels (B,) -> the sum of the images' losses, and what they weigh together
+LossFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | float]]
 
 
 class Evaluation(NamedTuple):
-    loss: float  # mean over all images
+    loss: float  # the weighted mean over all images
     accuracy: float  # a fraction
     predictions: Tensor  # (N,) int64, on the CPU
 
@@ -27,26 +28,37 @@ class AverageFlips(nn.Module):
         return (self.model(images) + self.model(images.flip(3))) / 2
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    """Plain cross-entropy, all images alike."""
+    return F.cross_entropy(logits, labels, reduction="sum"), float(len(labels))
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    loss_fn: Loss,
-    precision: torch.dtype,
+    loss: LossFunction = cross_entropy,
+    precision: torch.dtype = torch.float32,
 ) -> Evaluation:
-    """Judge `model` on `batches` of (images, labels), all of them together."""
+    """Judge `model` on `batches` of images (B, C, H, W) and labels (B,) int64, all together.
+
+    The model is left in evaluation mode. With a `precision` other than float32 it computes in that.
+    """
     model.eval()
-    all_logits, all_labels = [], []
+    sums: list[tuple[Tensor, Tensor | float]] = []
+    predictions, hits = [], []
     for images, labels in batches:
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
-            all_logits.append(model(images))
-        all_labels.append(labels)
+            logits = model(images)
+        sums.append(loss(logits.float(), labels))
+        predictions.append(logits.argmax(1))
+        hits.append((predictions[-1] == labels).sum())
 
-    # at once, since with class weights the loss of all images is no mean over batches
-    logits, labels = torch.cat(all_logits).float(), torch.cat(all_labels)
-    predictions = logits.argmax(1)
+    # only here is the device waited for, and in double precision, since these are many
+    total, weight = (sum(map(float, values)) for values in zip(*sums, strict=True))
+    found = torch.cat(predictions).cpu()
     return Evaluation(
-        loss=loss_fn(logits, labels).item(),
-        accuracy=(predictions == labels).sum().item() / len(labels),
-        predictions=predictions.cpu(),
+        loss=total / weight,
+        accuracy=sum(int(hit) for hit in hits) / len(found),
+        predictions=found,
     )

@@ -1,36 +1,31 @@
-"""What a confusion matrix says of a classifier, and how sure one can be of it."""
+"""What predictions say of a classifier, and how sure one can be of it."""
 
-from statistics import NormalDist, mean, stdev
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
+from scipy.stats import binomtest, t
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 
-def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """Counts (classes, classes) int64: a row for each true class, a column for each predicted
-    one.
-    """
-    cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
-    return cells.view(num_classes, num_classes)
+def confusion(labels: Tensor, predictions: Tensor, num_classes: int) -> list[list[int]]:
+    """Counts: a row for each true class, a column for each predicted one."""
+    classes = np.arange(num_classes)
+    return confusion_matrix(labels.numpy(), predictions.numpy(), labels=classes).tolist()
 
 
-def per_class(confusion: Tensor, names: list[str]) -> list[dict[str, Any]]:
-    """Precision, recall, F1 (fractions; 0 where nothing was predicted or is there) and support by
-    class.
+def per_class(labels: Tensor, predictions: Tensor, names: list[str]) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and support by class, fractions.
+
+    They are 0 where nothing was predicted or nothing is there.
     """
-    hits = confusion.diag().double()
-    predicted, support = confusion.sum(0), confusion.sum(1)
-    precision = hits / predicted.clamp(min=1)
-    recall = hits / support.clamp(min=1)
-    f1 = 2 * hits / (predicted + support).clamp(min=1)
-    columns = zip(
-        names, precision.tolist(), recall.tolist(), f1.tolist(), support.tolist(), strict=True
+    columns = precision_recall_fscore_support(
+        labels.numpy(), predictions.numpy(), labels=np.arange(len(names)), zero_division=0
     )
-    return [
-        dict(zip(("name", "precision", "recall", "f1", "support"), column, strict=True))
-        for column in columns
-    ]
+    rows = zip(names, *(column.tolist() for column in columns), strict=True)
+    keys = ("name", "precision", "recall", "f1", "support")
+    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -39,11 +34,8 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference,
     Journal of the American Statistical Association 22 (1927).
     """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    p = correct / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+    interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 class Mean(NamedTuple):
@@ -65,8 +57,6 @@ def mean_of_seeds(values: list[float]) -> Mean:
     """Mean and sd of at least two `values`, fractions, and the 95% interval of the mean by
     Student's t.
     """
-    from scipy.stats import t
-
     centre, sd = mean(values), stdev(values)
     half = float(t.ppf(0.975, len(values) - 1)) * sd / len(values) ** 0.5
     return Mean(centre, sd, (max(0.0, centre - half), min(1.0, centre + half)))

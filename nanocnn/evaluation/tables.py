@@ -5,21 +5,21 @@ from typing import Any
 from torch import Tensor
 
 from nanocnn.evaluation.evaluate import Evaluation
-from nanocnn.evaluation.metrics import confusion_matrix, per_class, wilson_interval
+from nanocnn.evaluation.metrics import confusion, per_class, wilson_interval
 
 
 def figures(evaluation: Evaluation, labels: Tensor, classes: list[str]) -> dict[str, Any]:
     """What there is to say of predictions for images with these `labels` (N,) int64."""
-    confusion = confusion_matrix(labels, evaluation.predictions, len(classes))
-    correct, n = int(confusion.diag().sum()), len(labels)
+    found = evaluation.predictions
+    correct, n = int((found == labels).sum()), len(labels)
     return {
         "n": n,
         "correct": correct,
         "accuracy": correct / n,
         "loss": evaluation.loss,
         "ci95": wilson_interval(correct, n),
-        "per_class": per_class(confusion, classes),
-        "confusion": confusion.tolist(),
+        "per_class": per_class(labels, found, classes),
+        "confusion": confusion(labels, found, len(classes)),
     }
 
 
@@ -38,10 +38,9 @@ def print_report(report: dict[str, Any]) -> None:
     if report["unreadable"]:
         print(f"files left out, since they cannot be read: {len(report['unreadable']):,}")
     if report["folding"]["layers"]:
-        print(
-            "batch normalisation folded ({layers} layers): {gain:.2f} times as fast, "
-            "same predictions on {compared_images} images".format(**report["folding"])
-        )
+        print("batch normalisation folded: {layers} layers".format(**report["folding"]))
+    if not report["folding"]["exact"]:
+        print("batch normalisation left as it is: folded, the network would compute something else")
 
     names = [row["name"] for row in report["per_class"]]
     width = max(5, *map(len, names))

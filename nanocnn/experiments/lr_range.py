@@ -40,8 +40,8 @@ def range_test(
     batches = chain.from_iterable(data.epoch(epoch) for epoch in count(1))
     for step, images, labels in islice(batches, steps):
         lr = low * (high / low) ** (step / (steps - 1))
-        loss = learner.step(images, labels, lr).loss.item()
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        result = learner.step(images, labels, lr)
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * float(result.total / result.weight)
         smoothed = mean / (1 - SMOOTHING ** (step + 1))  # as if it had not begun at zero
         if not math.isfinite(smoothed) or (losses and smoothed > EXPLODED * min(losses)):
             break

@@ -18,7 +18,7 @@ from nanocnn.system.errors import UserError
 SCHEME = "https"  # what comes over http, anybody on the way may have changed
 TRIES = 3
 TIMEOUT = 30.0  # seconds without an answer
-LARGEST = 1 << 30  # bytes; no data set of this project comes near
+MOST_BYTES = 1 << 30  # bytes; no data set of this project comes near
 
 
 class SameScheme(HTTPRedirectHandler):
@@ -78,8 +78,8 @@ def fetch(url: str, path: Path, md5: str) -> None:
                     checksum.update(block)
                     size += len(block)
                     bar.update(len(block))
-                    if size > LARGEST:
-                        raise OSError(f"more than {LARGEST:,} bytes")
+                    if size > MOST_BYTES:
+                        raise OSError(f"more than {MOST_BYTES:,} bytes")
                 file.flush()
                 os.fsync(file.fileno())
         if size < length:

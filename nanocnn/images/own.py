@@ -40,7 +40,7 @@ def read_listings(
     """
     root = Path(data.root)
     headers = look_at(root, [path for part in listings.values() for path in part.paths])
-    shape = shape or shape_of(data, headers, listings.values())
+    shape = shape or training_shape(data, headers, listings.values())
     resize = data.resize if data.image_size else None
     if resize is None:
         check_sizes(root, headers, shape)
@@ -85,7 +85,7 @@ def read_listings(
     return found
 
 
-def shape_of(
+def training_shape(
     data: Data, headers: dict[str, Header | str], listings: Iterable[Listing]
 ) -> tuple[int, int, int]:
     """(C, H, W) that `data` asks for or else the training files have.

@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.Image import Resampling, Transpose
-from PIL.ImageOps import fit
+from PIL.Image import Resampling
+from PIL.ImageOps import exif_transpose, fit
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -26,16 +26,6 @@ from nanocnn.images.content import hashes, histogram
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 64_000_000
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
-TURNS = {  # the value of EXIF's orientation -> what undoes it
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
-
 Result = TypeVar("Result")
 
 
@@ -168,10 +158,11 @@ def decode(path: Path, shape: tuple[int, int, int], resize: str | None) -> np.nd
     channels, height, width = shape
     with open_picture(path) as image:
         image.load()
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        kind = image.format
+        image = exif_transpose(image)
         if image.mode.startswith(("I", "F")):
             # Netpbm's are scaled to 16 bits by Pillow; others have no fixed range
-            if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+            if image.mode == "F" or (image.mode == "I" and kind not in ("PNG", "PPM")):
                 raise ValueError("32 bits a pixel, of no fixed range; save it with 8 or 16")
             pixels = np.asarray(image).astype(np.uint32)
             picture = Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
@@ -181,8 +172,6 @@ def decode(path: Path, shape: tuple[int, int, int], resize: str | None) -> np.nd
         else:
             picture = image
         picture = picture.convert("L" if channels == 1 else "RGB")
-    if turn is not None:
-        picture = picture.transpose(turn)
 
     size = (width, height)
     if resize is None and picture.size != size:

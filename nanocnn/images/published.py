@@ -27,7 +27,9 @@ from nanocnn.images.download import download
 from nanocnn.images.idx import parse_idx, read_idx
 from nanocnn.system.errors import UserError
 
-LARGEST = 1 << 28  # bytes in an unpacked archive; the largest published one, SVHN's, has 225 MB
+MOST_UNPACKED = (
+    1 << 28
+)  # bytes in an unpacked archive; the largest published one, SVHN's, has 225 MB
 
 # over https, where torchvision names hosts that speak http alone
 MIRRORS = {
@@ -215,8 +217,8 @@ def check_labels(labels: Tensor, first: int, last: int, path: Path) -> None:
 
 def read_file(path: Path) -> bytes:
     try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: larger than {LARGEST:,} bytes")
+        if path.stat().st_size > MOST_UNPACKED:
+            raise UserError(f"{path}: larger than {MOST_UNPACKED:,} bytes")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
@@ -252,9 +254,9 @@ def read_tar(archive: Path, members: Sequence[str]) -> dict[str, memoryview]:
     found = {}
     try:
         with gzip.open(archive) as packed:
-            unpacked = packed.read(LARGEST + 1)
-        if len(unpacked) > LARGEST:
-            raise UserError(f"{archive}: unpacks to more than {LARGEST:,} bytes")
+            unpacked = packed.read(MOST_UNPACKED + 1)
+        if len(unpacked) > MOST_UNPACKED:
+            raise UserError(f"{archive}: unpacks to more than {MOST_UNPACKED:,} bytes")
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as files:
             for member in files:
                 if member.size < 0:  # there would be no end of it
@@ -291,7 +293,7 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         for kind, data in elements(content[128:], order):
             if kind == 15:
                 # where this cuts off, less is left than the variable says
-                unpacked = memoryview(zlib.decompressobj().decompress(data, LARGEST))
+                unpacked = memoryview(zlib.decompressobj().decompress(data, MOST_UNPACKED))
                 kind, data = next(elements(unpacked, order), (kind, data))
             parts = list(islice(elements(data, order), 4)) if kind == 14 else []
             if [kind for kind, _ in parts] == [6, 5, 1, 2]:

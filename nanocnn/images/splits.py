@@ -18,7 +18,7 @@ from nanocnn.config.schema import OWN_IMAGES, Data
 from nanocnn.images.augment import check
 from nanocnn.images.content import hashes, mean_and_std
 from nanocnn.images.listing import Listing, has_split, list_split
-from nanocnn.images.own import Files, read_listings, shape_of
+from nanocnn.images.own import Files, read_listings, training_shape
 from nanocnn.images.pictures import look_at
 from nanocnn.images.randomness import stratified_split
 from nanocnn.images.sets import DATASETS, resize
@@ -194,7 +194,7 @@ def image_shape(data: Data) -> tuple[int, int, int]:
     """
     if data.dataset in OWN_IMAGES:
         train = list_split(data, "train")
-        return shape_of(data, look_at(Path(data.root), train.paths), [train])
+        return training_shape(data, look_at(Path(data.root), train.paths), [train])
     channels, height, width = DATASETS[data.dataset].image_shape
     return channels, data.image_size or height, data.image_size or width
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from nanocnn.config.schema import Config
 from nanocnn.networks.initialisation import initialise
 from nanocnn.networks.sizes import ImageShape
-from nanocnn.networks.table import LayerError, by, trace
-from nanocnn.system.errors import UserError, did_you_mean
+from nanocnn.networks.table import LayerError, size_text, trace
+from nanocnn.system.errors import UserError, did_you_mean, place_in_model_file
 
 # what torch raises where a constructor got arguments that make no layer
 BUILD_ERRORS = (ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError)
@@ -126,7 +126,7 @@ def build_model(
             model.register_forward_hook(two_logits)
         _, logits = trace(model, image_shape)
     except LayerError as error:
-        message = f"model {name} cannot take {by(image_shape)} images: {error}"
+        message = f"model {name} cannot take {size_text(image_shape)} images: {error}"
         size = smallest_size(network, image_shape, num_classes, arguments)
         if size:
             message += f"; the smallest size that works is {size}x{size}"
@@ -134,10 +134,12 @@ def build_model(
     except UserError:
         raise
     except BUILD_ERRORS as error:
-        raise UserError(f"model {name}: {error}") from None
+        place = place_in_model_file(error)
+        raise UserError(f"{place and f'{place}: '}model {name}: {error}") from None
     if logits.shape != (1, num_classes):
         raise UserError(
-            f"model {name} returns {by(logits.shape)} for an image, not 1x{num_classes} logits"
+            f"model {name} returns {size_text(logits.shape)} for an image, "
+            f"not 1x{num_classes} logits"
         )
     if init is not None:
         initialise(model, image_shape, **init)

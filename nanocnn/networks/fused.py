@@ -38,16 +38,15 @@ def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         images = torch.rand(count, *image_shape).to(device)
-        for (
-            parameter
-        ) in trial.parameters():  # first weights of zero would hide everything before them
+        # first weights of zero would hide everything before them
+        for parameter in trial.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape).to(parameter))
         for training in (True, False):
             torch.manual_seed(1)  # of dropout
-            expected = flat(trial.train(training)(images))
+            expected = tensors_of(trial.train(training)(images))
             torch.manual_seed(1)
             try:
-                outputs = flat(reordered(trial).train(training)(images))
+                outputs = tensors_of(reordered(trial).train(training)(images))
             except BREAKS:
                 return model  # its parts do not even fit together any more
             if len(outputs) != len(expected) or not all(map(is_close, outputs, expected)):
@@ -55,12 +54,12 @@ def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
     return reordered(model)
 
 
-def flat(outputs: Any) -> list[Tensor]:
+def tensors_of(outputs: Any) -> list[Tensor]:
     """The tensors in what a network returns: logits, and perhaps those of auxiliary heads with
     their weights.
     """
     if isinstance(outputs, tuple):
-        return [tensor for output in outputs for tensor in flat(output)]
+        return [tensor for output in outputs for tensor in tensors_of(output)]
     return [torch.as_tensor(outputs)]
 
 

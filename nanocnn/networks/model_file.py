@@ -6,7 +6,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from nanocnn.networks.build import Networks, catalogue
-from nanocnn.system.errors import UserError
+from nanocnn.system.errors import MODEL_MODULES, UserError
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -61,7 +61,7 @@ def load_networks(path: Path) -> Networks:
         raise UserError(f"{path}: no such file; a model.py defines MODELS, the networks by name")
     if not defines_models(path):
         raise UserError(f"{path}: defines no MODELS, a dict of networks by name")
-    spec = spec_from_file_location("nanocnn_model_file", path)
+    spec = spec_from_file_location(MODEL_MODULES[1], path)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module

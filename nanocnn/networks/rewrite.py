@@ -1,15 +1,13 @@
 """Exact rewrites of a trained network: other layers, the same function.
 
-folded, count = fold_batch_norm(model, image_shape)  # fewer layers, for inference
+folded = fold_batch_norm(model, image_shape).model  # fewer layers, for inference
 scanner = fully_convolutional(model, image_shape)  # larger images, a map of scores
 """
 
 import copy
-import time
 from collections import Counter
 from collections.abc import Callable
-from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from nanocnn.networks.table import by, trace
+from nanocnn.networks.table import size_text, trace
 from nanocnn.system.errors import UserError
 
 # poolings of the whole map, and what slides over a larger one
@@ -29,9 +27,14 @@ WHOLE_MAP: dict[type[nn.Module], Callable[..., nn.Module]] = {
 }
 
 
-def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """A copy of `model` for inference whose batch normalisation is part of the layers before; how
-    many were folded.
+class Folding(NamedTuple):
+    model: nn.Module  # for inference
+    layers: int  # of batch normalisation that became part of others
+    exact: bool  # false: some could have, but the network would compute something else
+
+
+def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...]) -> Folding:
+    """A copy of `model` for inference whose batch normalisation is part of the layers before.
 
     In inference it multiplies each channel by a constant and adds another, which the weights and
     the bias of a convolution or linear layer can do as well (Jacob et al., Quantization and
@@ -88,15 +91,14 @@ def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[nn.
         if not torch.allclose(
             folded(images), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
         ):
-            return original, 0
-    return folded.requires_grad_(False), count
+            return Folding(original, 0, exact=False)
+    return Folding(folded.requires_grad_(False), count, exact=True)
 
 
 def fuse(layer: nn.Module, norm: Any) -> nn.Module | None:
     """`layer` and `norm` in one; None for what torch's own fusion does not know."""
-    if layer._forward_pre_hooks or is_parametrized(
-        layer
-    ):  # the weights are not its own, as in weight_norm
+    # the weights are not its own, as in weight_norm
+    if layer._forward_pre_hooks or is_parametrized(layer):
         return None
     if isinstance(layer, nn.Linear):
         return fuse_linear_bn_eval(layer, norm) if layer.out_features == norm.num_features else None
@@ -105,30 +107,6 @@ def fuse(layer: nn.Module, norm: Any) -> nn.Module | None:
     if isinstance(layer, _ConvNd):
         return fuse_conv_bn_eval(layer, norm)
     return None
-
-
-@torch.inference_mode()
-def gain(model: nn.Module, rewritten: nn.Module, images: Tensor) -> float:
-    """How many times as fast as `model` the rewritten one is on `images`.
-
-    Raises RuntimeError if a prediction differs and the two best logits are not equal up to
-    rounding.
-    """
-    model.eval()
-    seconds = []
-    before, after = model(images), rewritten(images)  # and warm up
-    for network in (model, rewritten) * 5:
-        start = time.perf_counter()
-        network(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    rounding = 1e-4 * before.abs().max()
-    best = before.max(1).values
-    chosen = before.gather(1, after.argmax(1, keepdim=True)).squeeze(1)
-    if (best - chosen > rounding).any():
-        raise RuntimeError("the rewritten network predicts something else")
-    return median(seconds[::2]) / median(seconds[1::2])
 
 
 def fully_convolutional(model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -142,9 +120,8 @@ def fully_convolutional(model: nn.Module, image_shape: tuple[int, int, int]) -> 
     """
     scanner = copy.deepcopy(model).eval().requires_grad_(False)
     calls, _ = trace(scanner, image_shape)
-    flat: tuple[int, ...] | None = (
-        None  # the shape before the last flattening, until a linear layer uses it
-    )
+    # the shape before the last flattening, until a linear layer uses it
+    flat: tuple[int, ...] | None = None
     for call in calls:
         layer = call.layer
         replacement: nn.Module | None = None
@@ -180,8 +157,8 @@ def fully_convolutional(model: nn.Module, image_shape: tuple[int, int, int]) -> 
         scores[..., 0, 0], logits, 1e-4, 1e-5
     ):
         raise UserError(
-            f"this network cannot be made fully convolutional: for {by(image_shape)} images it "
-            "then "
-            f"gives scores of {by(scores.shape[1:])}, or other ones"
+            "this network cannot be made fully convolutional: for images of "
+            f"{size_text(image_shape)} it then gives scores of {size_text(scores.shape[1:])}, "
+            "or other ones"
         )
     return scanner

@@ -71,7 +71,7 @@ def trace(model: nn.Module, image_shape: Shape) -> tuple[list[Call], Tensor]:
             raise
         name, layer, shape = entered[-1]
         raise LayerError(
-            f"its layer {name} = {layer} got an input of {by(shape)} ({error})"
+            f"its layer {name} = {layer} got an input of {size_text(shape)} ({error})"
         ) from None
     finally:
         model.train(was_training)
@@ -87,7 +87,7 @@ def shape_of(value: Any) -> Shape:
     return tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
 
 
-def by(sizes: Sequence[int]) -> str:
+def size_text(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
@@ -182,7 +182,7 @@ def layer_table(model: nn.Module, image_shape: Shape) -> str:
     total = sum(parameter.numel() for parameter in model.parameters())
     rows: list[tuple[str, ...]] = [
         HEADER,
-        ("", "image", "", "", "", "", by(image_shape), "", "", ""),
+        ("", "image", "", "", "", "", size_text(image_shape), "", "", ""),
     ]
     seen: set[nn.Module] = set()
     for call in calls:
@@ -194,7 +194,7 @@ def layer_table(model: nn.Module, image_shape: Shape) -> str:
                 call.name,
                 type(call.layer).__name__,
                 *window_columns(call),
-                by(call.output_shape),
+                size_text(call.output_shape),
                 parameters,
                 f"{macs(call):,}" if macs(call) else "",
                 how(call),

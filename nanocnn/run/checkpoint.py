@@ -6,6 +6,8 @@ import io
 import sys
 import warnings
 import zipfile
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,29 @@ import torch
 
 from nanocnn.run.progress import POSITION
 from nanocnn.system.errors import UserError
-from nanocnn.system.files import is_sealed, write_sealed
+from nanocnn.system.files import Sealed, is_sealed
 
 FORMAT = 3
+# What the keys of a config mean, raised whenever the same config trains otherwise than before.
+# 1: version 0.1. 2: losses are summed and divided once by the weight of all images; Muon's AdamW
+SEMANTICS = 2
 KEYS = {"format", "model", "optimizer", *POSITION, "config", "data", "data_sha256"}
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write `checkpoint` to `path`; the file there before is kept as previous.pt if its name is
-    last.pt.
+def save_checkpoint(run_dir: Path, names: Sequence[str], checkpoint: dict[str, Any]) -> None:
+    """Write `checkpoint` to each of `names` in the folder, in this order.
 
-    At every moment the names that were there stay there and hold a whole checkpoint. Raises
-    OSError.
+    The last.pt that is replaced is kept as previous.pt. At every moment the names that were there
+    stay there and hold a whole checkpoint. The files share no bytes on disk: one bad block would
+    else take them all. Raises OSError.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT} | checkpoint, buffer)
-    previous = path.with_name("previous.pt") if path.name == "last.pt" else None
-    write_sealed(path, buffer.getbuffer(), previous)
+    versions = {"format": FORMAT, "version": version("nanocnn"), "semantics": SEMANTICS}
+    torch.save(versions | checkpoint, buffer)
+    content = Sealed(buffer.getbuffer())
+    for name in names:
+        previous = run_dir / "previous.pt" if name == "last.pt" else None
+        content.write(run_dir / name, previous)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

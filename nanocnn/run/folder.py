@@ -18,13 +18,16 @@ from nanocnn.system.files import replacing, sync_folder
 
 
 def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
-    """Create `run_dir`, by default runs/<name>/<time>, with its config.yaml; no two runs share a
-    folder.
+    """Create `run_dir`, by default runs/<name>/<time>, with its config.yaml.
+
+    No two runs share a folder. Raises UserError, and then leaves nothing that was not there before.
     """
+    made: list[Path] = []
     try:
         if run_dir is None:
-            run_dir = create_dated_dir(config)
+            run_dir, made = create_dated_dir(config)
         else:
+            made = missing_folders(run_dir)
             run_dir.mkdir(parents=True, exist_ok=True)
             if any(run_dir.iterdir()):
                 raise FileExistsError
@@ -35,48 +38,63 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
         sync_folder(run_dir.parent)
     except FileExistsError:
         raise UserError(
-            f"--run-dir {run_dir}: should name a new or an empty folder (--resume goes on with a "
-            "run)"
+            f"--run-dir {run_dir}: should name a new or an empty folder "
+            "(--resume goes on with a run)"
         ) from None
     except OSError as error:
         if run_dir is not None:
-            with suppress(OSError):  # leave nothing of it, if it was ours
-                (run_dir / "config.yaml").unlink()
-                run_dir.rmdir()
+            with suppress(OSError):
+                (run_dir / "config.yaml").unlink()  # of this process: the folder was empty
+        remove_empty(made)
         raise UserError(f"cannot create the run folder: {error}") from None
     return run_dir
 
 
-def create_seeds_dir(config: Config, run_dir: Path | None, again: bool) -> Path:
-    """Create the folder for runs of several seeds, by default runs/<name>/seeds_<time>; `again`: it
-    may be there.
+def create_seeds_dir(config: Config, run_dir: Path | None, again: bool) -> tuple[Path, list[Path]]:
+    """Create the folder for runs of several seeds, by default runs/<name>/seeds_<time>.
+
+    With `again` it may be there. Returns it, and the folders that had to be made for it.
     """
     if run_dir is None:
         return create_dated_dir(config, "seeds_")
     try:
+        made = missing_folders(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         others = [path for path in run_dir.iterdir() if not (again and is_of_seeds(path))]
-        if others:
-            raise UserError(
-                f"--run-dir {run_dir}: holds {others[0].name}; it should name a new or an empty "
-                "folder, "
-                "or with --resume auto one that --seeds has made"
-            )
     except OSError as error:
         raise UserError(f"cannot create the run folder: {error}") from None
-    return run_dir
+    if others:
+        raise UserError(
+            f"--run-dir {run_dir}: holds {others[0].name}; it should name a new or an empty "
+            "folder, or with --resume auto one that --seeds has made"
+        )
+    return run_dir, made
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """`folder` and those above it that are not there yet, the deepest first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those that nothing lies in."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def is_of_seeds(path: Path) -> bool:
     """Whether the folder that --seeds makes may hold this: runs, and the reports of test.py."""
-    return re.fullmatch(r"seed_\d+|(test|val|train)\.json", path.name) is not None
+    return re.fullmatch(r"seed_\d+|(test|val|train)(_\w+)?\.json", path.name) is not None
 
 
-def create_dated_dir(config: Config, prefix: str = "") -> Path:
-    """Create runs/<name>/<prefix><time>, or <time>_2, _3 ... if another run was faster. Raises
-    UserError.
+def create_dated_dir(config: Config, prefix: str = "") -> tuple[Path, list[Path]]:
+    """Create runs/<name>/<prefix><time>, or <time>_2, _3 ... if another run was faster.
+
+    Returns it, and the folders that had to be made for it. Raises UserError where it cannot be.
     """
     folder = Path("runs") / config.name / f"{prefix}{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    made = missing_folders(folder.parent)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for n in count(1):
@@ -86,7 +104,7 @@ def create_dated_dir(config: Config, prefix: str = "") -> Path:
                 break
     except OSError as error:
         raise UserError(f"cannot create the run folder: {error}") from None
-    return run_dir
+    return run_dir, [run_dir, *made]
 
 
 def rewrite_config(config: Config, run_dir: Path) -> None:

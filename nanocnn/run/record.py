@@ -3,44 +3,19 @@
 import json
 import math
 import os
-import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
-from typing_extensions import Self
 
 from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.run.curves import Curves
 from nanocnn.run.progress import Progress
+from nanocnn.run.sums import Sums
 from nanocnn.system.errors import NonFiniteError
 from nanocnn.system.files import replacing, write_json
 from nanocnn.training.learner import StepResult
-
-
-class Sums:
-    """Loss, correct images and images, summed since `start`; on the device, for reading them waits
-    for it.
-    """
-
-    def __init__(
-        self, loss: float = 0.0, correct: int = 0, images: int = 0, seconds: float = 0.0
-    ) -> None:
-        self.loss: Tensor | float = loss
-        self.correct: Tensor | int = correct
-        self.images = images
-        self.start = time.perf_counter() - seconds
-
-    def add(self, loss: Tensor | float, correct: Tensor | int, images: int) -> None:
-        self.loss = self.loss + loss
-        self.correct = self.correct + correct
-        self.images += images
-
-    def read(self) -> tuple[float, int, int, float]:
-        """What `Sums(...)` goes on from."""
-        seconds = time.perf_counter() - self.start
-        return float(self.loss), int(self.correct), self.images, seconds
 
 
 class Record:
@@ -117,20 +92,20 @@ class Record:
         That is every `every` steps and at the end of an epoch. Raises NonFiniteError when the loss
         since the last point was not finite.
         """
-        self.interval.add(result.loss * result.images, result.correct, result.images)
+        self.interval.add(result.total, result.correct, result.images, result.weight)
         self.last_lr = lr
         if step % self.every and step % self.steps_per_epoch:
             return
-        loss, correct, images, seconds = self.interval.read()
+        loss, correct, images, seconds, weight = self.interval.read()
         self.check_finite("the loss", math.isfinite(loss))
         values = {
-            "loss/train": loss / images,
+            "loss/train": loss / weight,
             "accuracy/train": correct / images,
             "lr": lr,
             "images_per_second": images / seconds,
         }
         self.curves.add(step, values)
-        self.sums.add(loss, correct, images)
+        self.sums.add(loss, correct, images, weight)
         self.training_seconds += seconds
         self.interval = Sums()
 
@@ -160,12 +135,12 @@ class Record:
             "the validation loss", validation is None or math.isfinite(validation.loss)
         )
         step = self.progress.step
-        loss, correct, images, seconds = self.sums.read()
+        loss, correct, images, seconds, weight = self.sums.read()
         row = {
             "epoch": self.epoch,
             "step": step,
             "lr": self.last_lr,
-            "train_loss": loss / images,
+            "train_loss": loss / weight,
             "train_accuracy": correct / images,
             "val_loss": validation.loss if validation else None,
             "val_accuracy": validation.accuracy if validation else None,

@@ -73,6 +73,18 @@ def find_checkpoint(path: Path | None) -> Path:
     return path / "best.pt"
 
 
+def find_checkpoints(path: Path | None) -> list[Path]:
+    """The files to judge for `path`: one, or those of all runs that --seeds made together.
+
+    None is the newest run in runs/, with its seeds if it is one of several.
+    """
+    if path is not None:
+        return find_seeds(path) or [find_checkpoint(path)]
+    newest = find_checkpoint(None)
+    seeds = find_seeds(newest.parent.parent)
+    return seeds if len(seeds) > 1 and newest in seeds else [newest]
+
+
 def find_seeds(path: Path | None) -> list[Path]:
     """The checkpoints to judge of the runs in `path`, if `train.py --seeds` made that folder; else
     none.

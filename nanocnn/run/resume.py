@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanocnn.config.load import load_config
-from nanocnn.config.schema import Config, flat
+from nanocnn.config.schema import Config, leaves
 from nanocnn.networks.build import Networks
-from nanocnn.run.checkpoint import load_newest
+from nanocnn.run.checkpoint import SEMANTICS, load_newest
 from nanocnn.run.folder import locked, read_facts
 from nanocnn.run.restore import parse_config
 from nanocnn.system.errors import UserError
 
-# where a run computes and reads, not what: these may be others when it goes on
-FREE = {"device", "data.root", "data.memory_limit"}
+# where a run computes and reads, and how often it writes: what may be another when it goes on
+FREE = {"device", "data.root", "data.memory_limit", "log.every", "train.checkpoint_every"}
 
 
 class Place(NamedTuple):
@@ -30,11 +30,16 @@ class Place(NamedTuple):
 def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     """The run in `run_dir`, to go on with under `config`.
 
-    Raises UserError where there is no good checkpoint, or where `config` differs in more than
-    `device`, `data.root`, `data.memory_limit` and more epochs.
+    Raises UserError where there is no good checkpoint, where `config` differs in more than FREE and
+    more epochs, or where an earlier version understood something in it otherwise.
     """
     path, checkpoint = load_newest(run_dir)
     before = parse_config(path, checkpoint, networks)
+    if changed := changes_since(checkpoint, before):
+        raise UserError(
+            f"--resume {run_dir}: begun by version {checkpoint.get('version', '0.1.0')}, whose "
+            f"{' and '.join(changed)} differs; finish it with that version, or begin anew"
+        )
     different = differences(before, config)
     if config.train.epochs > before.train.epochs:
         different.pop("train.epochs", None)
@@ -44,7 +49,7 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
         )
         raise UserError(
             f"--resume {run_dir}: a run goes on with its own config; different are {listed}; "
-            "allowed are more train.epochs, another device, data.root or data.memory_limit"
+            f"allowed are more train.epochs, and another {', '.join(sorted(FREE))}"
         )
     return Place(run_dir, checkpoint, is_begun=True)
 
@@ -94,8 +99,28 @@ def is_of(run_dir: Path, config: Config, networks: Networks) -> bool:
         return False  # of another version of this project, or no run
 
 
+def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
+    """The keys of `config` that trained otherwise in the version that wrote `checkpoint`."""
+    semantics = checkpoint.get("semantics", 1)
+    if semantics > SEMANTICS:
+        return ["config, as that of a later version than this,"]
+    if semantics == SEMANTICS:
+        return []
+    acts = {
+        "loss.class_weights": getattr(config.loss, "class_weights", None) is not None,
+        # rounded otherwise
+        "loss.label_smoothing": getattr(config.loss, "label_smoothing", 0) > 0,
+        "loss.name": config.loss.name != "cross_entropy",
+        "data.augment": config.data.augment.mixes,
+        "train.accumulate": config.train.accumulate > 1,
+        "schedule": config.schedule.name == "plateau",  # the validation loss that it goes by
+        "optimizer": config.optimizer.name == "muon",
+    }
+    return [key for key, is_changed in acts.items() if is_changed]
+
+
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """The keys of which two configs have different values, but for those that may."""
-    old, new = (flat(config.model_dump(mode="json")) for config in (before, after))
+    old, new = (leaves(config) for config in (before, after))
     keys = [key for key in old | new if old.get(key) != new.get(key) and key not in FREE]
     return {key: (old.get(key), new.get(key)) for key in keys}

@@ -152,10 +152,12 @@ class Run:
         row = self._record.end_epoch(validation)
         epochs = self._config.train.epochs
         self._bar.write(epoch_line(row, epochs))
-        if self._progress.end_epoch(validation):
-            self._save("best.pt")  # before last.pt, which says that it is there
+        # best.pt before last.pt, which says that it is there
+        names = ["best.pt"] if self._progress.end_epoch(validation) else []
         if self._due(self._progress.step, epoch_is_over=True):
-            self._save("last.pt")
+            names.append("last.pt")
+        if names:
+            self._save(*names)
         if self._progress.epoch < epochs:
             self._request.check()
 
@@ -164,7 +166,7 @@ class Run:
         if self._saved != (self._progress.epoch, self._progress.step):
             self._save("last.pt")
 
-    def _save(self, name: str) -> None:
+    def _save(self, *names: str) -> None:
         progress, data = self._progress, self._data
         progress.partial = self._record.partial() if self.done_in_epoch > 0 else None
         checkpoint = asdict(progress) | {
@@ -176,8 +178,8 @@ class Run:
         self._record.check_state(checkpoint)
         self._record.flush()
         assert self.folder is not None
-        save_checkpoint(self.folder / name, checkpoint)
-        if name == "last.pt":
+        save_checkpoint(self.folder, names, checkpoint)
+        if "last.pt" in names:
             self._saved = (progress.epoch, progress.step)
         self._laps("saving")
 

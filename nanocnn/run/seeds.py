@@ -2,14 +2,13 @@
 
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.metrics import mean_of_seeds
 from nanocnn.networks.build import Networks
 from nanocnn.run.checkpoint import load_checkpoint
-from nanocnn.run.folder import create_seeds_dir
+from nanocnn.run.folder import create_seeds_dir, remove_empty
 from nanocnn.run.resume import Place, is_finished, resume_newest
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped
@@ -30,7 +29,7 @@ def train_seeds(
     """
     if config.seed + seeds > 2**63:
         raise UserError(f"--seeds {seeds}: seeds from {config.seed} on would be too large")
-    run_dir = create_seeds_dir(config, run_dir, again)
+    run_dir, made = create_seeds_dir(config, run_dir, again)
     accuracies = []
     try:
         for seed in range(config.seed, config.seed + seeds):
@@ -45,9 +44,7 @@ def train_seeds(
         note = f"the same command with --run-dir {shlex.quote(str(run_dir))} --resume auto goes on"
         raise Stopped(stop.number, note) from None
     except UserError:
-        with suppress(OSError):  # not empty, unless it was the first
-            for empty in (run_dir, *run_dir.parents[:-1]):
-                empty.rmdir()
+        remove_empty(made)  # unless it was not the first
         raise
     if None not in accuracies:
         print(f"validation accuracy of {seeds} seeds: {mean_of_seeds(accuracies)}")

@@ -18,7 +18,7 @@ from nanocnn.config.schema import Config
 from nanocnn.images.augment import harmful
 from nanocnn.images.report import print_data_report
 from nanocnn.images.training_data import TrainingData
-from nanocnn.networks.table import by, summary
+from nanocnn.networks.table import size_text, summary
 from nanocnn.run.folder import create_run_dir, read_facts
 from nanocnn.run.resume import Place
 from nanocnn.system.errors import UserError
@@ -34,7 +34,7 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
     images.
     """
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in data.splits.items())
-    print(f"{config.data.dataset}: {counts} images of {by(data.info.image_shape)}")
+    print(f"{config.data.dataset}: {counts} images of {size_text(data.info.image_shape)}")
     print_data_report(data.splits, data.info, data.hashes)
     print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
     for warning in harmful(config.data):
@@ -61,9 +61,8 @@ def check_free_space(parent: Path, model: nn.Module) -> None:
     existing = next(folder for folder in (parent, *parent.absolute().parents) if folder.exists())
     needed = 4 * 3 * sum(tensor.nbytes for tensor in model.state_dict().values())
     total, _, free = shutil.disk_usage(existing)
-    if (
-        total > 0 and free < needed
-    ):  # no size: no disk, as in /proc; creating the folder will say so
+    # no size: no disk, as in /proc; creating the folder will say so
+    if total > 0 and free < needed:
         raise UserError(
             f"{existing}: the checkpoints may need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
             "are free"
@@ -92,8 +91,8 @@ def facts_of(data: TrainingData, computing: Computing, laps: Laps, place: Place)
         "started": started,
         "resumed": resumed,
         "versions": {"python": platform.python_version(), "torch": torch.__version__}
-        | {name: version(name) for name in ("torchvision", "numpy", "scikit-learn")},
-        "git": {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))},
+        | {name: version(name) for name in ("nanocnn", "torchvision", "numpy", "scikit-learn")},
+        "git": git_state(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
@@ -104,6 +103,16 @@ def facts_of(data: TrainingData, computing: Computing, laps: Laps, place: Place)
         # the phases still to come appear in it when it is written at the end
         "seconds": laps.seconds,
     }
+
+
+def git_state() -> dict[str, Any] | None:
+    """The commit of this project, and whether files differ from it; None outside its own clone.
+
+    Installed elsewhere, git would speak of whatever repository that folder lies in.
+    """
+    if not (PROJECT / ".git").exists():
+        return None
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
 
 
 def git(*arguments: str) -> str | None:

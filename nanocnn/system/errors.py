@@ -2,13 +2,19 @@
 bug.
 """
 
+import linecache
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 from nanocnn.system.signals import Stopped, handled, stop_at_once
+
+# the names under which train.py, and the verbs of nanocnn, import a model.py
+MODEL_MODULES = ("model", "nanocnn_model_file")
 
 
 class UserError(ValueError):
@@ -28,6 +34,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     nearest = get_close_matches(name, names, n=1)
     suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return f"{suggestion} (known: {', '.join(names)})"
+
+
+def place_in_model_file(error: BaseException) -> str:
+    """Where in a model.py `error` arose: its file, line and code; empty if it came from elsewhere.
+
+    Of several places it is the innermost. A model.py has one of MODEL_MODULES as its name.
+    """
+    if isinstance(error, SyntaxError) and Path(error.filename or "").name == "model.py":
+        return f"{error.filename}, line {error.lineno}: `{(error.text or '').strip()}`"
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name, path = frame.f_globals.get("__name__"), frame.f_code.co_filename
+        if name in MODEL_MODULES or (name == "__main__" and Path(path).name == "model.py"):
+            found = f"{path}, line {line}: `{linecache.getline(path, line).strip()}`"
+    return found
 
 
 def exit_code(main: Callable[[], None]) -> int:
@@ -55,12 +76,23 @@ def exit_code(main: Callable[[], None]) -> int:
         return 2
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):  # as torch says it
-            raise
+            return report_mistake_in_model(error)
         complain(
             f"not enough memory: {error}; a smaller train.batch_size or data.image_size may help"
         )
         return 2
+    except Exception as error:  # noqa: BLE001  it is raised again if it is not the user's
+        return report_mistake_in_model(error)
     return 0
+
+
+def report_mistake_in_model(error: Exception) -> int:
+    """A mistake in the user's own network is theirs, and they need its place; others are bugs."""
+    place = place_in_model_file(error)
+    if not place:
+        raise error
+    complain(f"{place}: {type(error).__name__}: {getattr(error, 'msg', None) or error}")
+    return 2
 
 
 def complain(error: Exception | str) -> None:

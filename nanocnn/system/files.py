@@ -54,18 +54,24 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
-def write_sealed(path: Path, content: memoryview, previous: Path | None = None) -> None:
-    """Write `content` and its checksum to `path`, which takes the place of the file there once read
-    back.
+class Sealed:
+    """`content` with its checksum, to be written to one file or to several."""
 
-    Raises OSError where the disk does not hold what was written.
-    """
-    with replacing(path, previous) as file:
-        file.write(content)
-        file.write(MARK + hashlib.sha256(content).digest())
-        file.flush()
-        if not is_sealed(Path(file.name)):
-            raise OSError(errno.EIO, "the disk gave back something else than was written")
+    def __init__(self, content: memoryview):
+        self.content = content
+        self.seal = MARK + hashlib.sha256(content).digest()
+
+    def write(self, path: Path, previous: Path | None = None) -> None:
+        """Write to `path`, whose name is given once the file was read back; see `replacing`.
+
+        Raises OSError where the disk does not hold what was written.
+        """
+        with replacing(path, previous) as file:
+            file.write(self.content)
+            file.write(self.seal)
+            file.flush()
+            if not is_sealed(Path(file.name)):
+                raise OSError(errno.EIO, "the disk gave back something else than was written")
 
 
 def is_sealed(path: Path) -> bool:

@@ -18,9 +18,10 @@ from nanocnn.training.optimizer import build_optimizer
 
 
 class StepResult(NamedTuple):
-    """What one step found before its own change."""
+    """What one step found before its own change, as sums over its images."""
 
-    loss: Tensor  # (), mean over the batch, on the device
+    total: Tensor  # (), of the losses, each times the weight of its image, on the device
+    weight: Tensor | float  # of all its images: total / weight is the loss that was lowered
     correct: Tensor  # (), images, on the device
     images: int
 
@@ -36,7 +37,7 @@ class Learner:
         self.computing = computing
         self.model = computing.place(model)
         self.loss = build_loss(config.loss, info).to(computing.device)
-        self.optimizer = build_optimizer(config.optimizer, model)
+        self.optimizer = build_optimizer(config.optimizer, model, info.image_shape)
         is_fp16 = computing.precision == torch.float16
         # keeps the small gradients of float16 from vanishing
         self.scaler = torch.amp.GradScaler(computing.device.type, enabled=is_fp16)
@@ -67,24 +68,23 @@ class Learner:
         """Train once on images (B, C, H, W) at the learning rate `lr`.
 
         Labels are (B,) int64, or shares (B, classes), of which the largest counts as correct. With
-        train.accumulate the images are worked off in that many parts, each of which counts by its
-        own size.
+        train.accumulate the images are worked off in that many parts, to the same gradient.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
         self.optimizer.zero_grad()
-        loss = correct = torch.zeros((), device=images.device)
+        total = correct = torch.zeros((), device=images.device)
+        weight = self.loss.weight(labels)
         parts = self._parts_of(len(labels))
         for part, truth in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
             with self.computing.autocast():
                 outputs = self._trained(part)
                 logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-                part_loss = self.loss(logits, truth)
-                for weight, extra_logits in auxiliary:
-                    part_loss = part_loss + weight * self.loss(extra_logits, truth)
-            part_loss = part_loss * (len(truth) / len(labels))
-            self.scaler.scale(part_loss).backward()
-            loss = loss + part_loss.detach()
+                part_total, _ = self.loss(logits, truth)
+                for share, extra_logits in auxiliary:
+                    part_total = part_total + share * self.loss(extra_logits, truth)[0]
+            self.scaler.scale(part_total / weight).backward()
+            total = total + part_total.detach()
             true = truth.argmax(1) if truth.ndim == 2 else truth
             correct = correct + (logits.detach().argmax(1) == true).sum()
         if self._options.clip_norm is not None:
@@ -94,7 +94,7 @@ class Learner:
         self.scaler.update()
         if self._ema:
             self._ema.update_parameters(self.model)
-        return StepResult(loss, correct, len(labels))
+        return StepResult(total, weight, correct, len(labels))
 
     def judge(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
         """Judge the network, or the mean of its weights where train.ema asks for it, on all

@@ -1,4 +1,9 @@
-"""The loss that training lowers and evaluation reports."""
+"""The loss that training lowers and evaluation reports.
+
+A loss gives (sum, weight): the sum of the images' losses, each times the weight of its image, and
+the sum of these weights. Whoever has all images of a step, an epoch or an evaluation together
+divides once, so that it makes no difference in which parts they came.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -9,17 +14,15 @@ from nanocnn.images.splits import DataInfo
 from nanocnn.system.errors import UserError
 
 
-def build_loss(config: Loss, info: DataInfo) -> nn.Module:
-    """A module (logits (B, classes), labels (B,)) -> mean loss.
+def build_loss(config: Loss, info: DataInfo) -> "ImageLoss":
+    """The loss that `config` asks for.
 
     Where the section of the config has `takes_soft_labels`, labels may be shares (B, classes) too.
-    With class weights the mean is the weighted one, as everywhere in torch. Raises UserError for
-    class weights that do not fit the classes.
+    Raises UserError for class weights that do not fit the classes.
     """
     match config:
         case CrossEntropy():
-            weights = class_weights(config, info)
-            return nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing)
+            return CrossEntropyLoss(config.label_smoothing, class_weights(config, info))
         case Focal():
             return FocalLoss(config.gamma, class_weights(config, info))
         case MSE():
@@ -49,45 +52,86 @@ def class_weights(config: CrossEntropy | Focal, info: DataInfo) -> Tensor | None
     return counts.sum() / (len(counts) * counts)
 
 
-class MeanSquaredError(nn.Module):
-    """J = 1/(2m) * sum over m images of |logits - target|^2, the target being 1 for the label and
-    else 0.
+class ImageLoss(nn.Module):
+    """A loss image by image, and the weight that its class gives an image."""
 
-    The logits are taken as they are, without softmax, so that the gradient is (logits - target) /
-    m.
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Tensor | None = None):
+        super().__init__()
+        self.register_buffer("class_weights", class_weights)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | float]:
+        """(sum, weight) of logits (B, classes) and labels, (B,) int64 or shares (B, classes)."""
+        losses = self.losses(logits.float(), labels)
+        if self.class_weights is None:
+            return losses.sum(), float(len(labels))
+        weights = self.weights(labels)
+        return (weights * losses).sum(), weights.sum()
+
+    def weight(self, labels: Tensor) -> Tensor | float:
+        """The weight of images with these labels, which `forward` gives too."""
+        return float(len(labels)) if self.class_weights is None else self.weights(labels).sum()
+
+    def weights(self, labels: Tensor) -> Tensor:
+        """(B,): an image's is the sum over the classes of its share times the class's weight."""
+        assert self.class_weights is not None
+        if labels.is_floating_point():
+            return labels @ self.class_weights
+        return self.class_weights[labels]
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B,), without any weights."""
+        raise NotImplementedError
+
+
+class CrossEntropyLoss(ImageLoss):
+    """-log p of the label, with a share of `smoothing` spread evenly over all classes.
+
+    Weights are those of the labels before smoothing, which would else be weighted by the classes
+    that it falls on, as torch does.
     """
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def __init__(self, smoothing: float = 0.0, class_weights: Tensor | None = None):
+        super().__init__(class_weights)
+        self.smoothing = smoothing
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+
+
+class MeanSquaredError(ImageLoss):
+    """|logits - target|^2 / 2, the target being 1 for the label and else 0.
+
+    The mean over m images is J = 1/(2m) * sum of |logits - target|^2. The logits are taken as they
+    are, without softmax, so that its gradient is (logits - target) / m.
+    """
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         targets = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1])
-        return (logits.float() - targets).square().sum(1).mean() / 2
+        return (logits - targets).square().sum(1) / 2
 
 
-class BinaryCrossEntropy(nn.Module):
+class BinaryCrossEntropy(ImageLoss):
     """Cross-entropy of the logistic function of one output z, which comes as the logits (0, z)."""
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits[:, 1].float(), labels.float())
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits[:, 1], labels.float(), reduction="none")
 
 
-class FocalLoss(nn.Module):
+class FocalLoss(ImageLoss):
     """(1 - p)^gamma times the cross-entropy -log p, p being the probability of the label.
 
     Source: Lin et al., Focal Loss for Dense Object Detection (2017), with softmax for its sigmoid
-    and `weight` (classes,) for its alpha.
+    and class weights for its alpha.
     """
 
-    def __init__(self, gamma: float, weight: Tensor | None = None):
-        super().__init__()
+    def __init__(self, gamma: float, class_weights: Tensor | None = None):
+        super().__init__(class_weights)
         self.gamma = gamma
-        self.weight: Tensor | None
-        self.register_buffer("weight", weight)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits, labels, reduction="none")
         # not zero, where the power has no slope if gamma is less than one
         missing = (-torch.expm1(-losses)).clamp(min=1e-12)
-        losses = missing**self.gamma * losses
-        if self.weight is None:
-            return losses.mean()
-        weights = self.weight[labels]
-        return (weights * losses).sum() / weights.sum()
+        return missing**self.gamma * losses

@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from nanocnn.config.schema import Group, Muon, Optimizer
+from nanocnn.networks.sizes import ImageShape
+from nanocnn.networks.table import trace
 from nanocnn.system.errors import UserError
 
 
@@ -35,6 +37,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": without_compiler(torch.optim.AdamW),
 }
 
+ADAMW_DECAY = 0.01  # the default of torch.optim.AdamW
+
 # where torch changes all weights in one kernel
 FUSED = {
     "sgd": {"cpu", "cuda", "mps"},
@@ -44,10 +48,34 @@ FUSED = {
 }
 
 
-def build_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of all parameters; those of a group with `lr_mult: 0` are frozen.
+def build_optimizer(
+    config: Optimizer, model: nn.Module, image_shape: ImageShape
+) -> torch.optim.Optimizer:
+    """The optimizer of all parameters of a network for images (C, H, W).
 
-    Raises UserError for a group that no parameter is left for, and for Muon without a hidden layer.
+    Those of a group with `lr_mult: 0` are frozen. Raises UserError for a group that no parameter is
+    left for, and for Muon without a hidden layer.
+    """
+    groups = parameter_groups(config, model)
+    if not groups:
+        raise UserError(
+            "optimizer.groups: lr_mult = 0 for every parameter: nothing is left to train"
+        )
+    freeze_statistics(model)
+    arguments = config.model_dump(exclude={"name", "groups", "decay_norm_and_bias"})
+    if isinstance(config, Muon):
+        return MuonAndAdamW(groups, hidden_weights(model, image_shape), arguments)
+    for group in groups:
+        group["weight_decay"] = config.weight_decay * group.pop("decay_mult")
+    if groups[0]["params"][0].device.type in FUSED.get(config.name, ()):
+        arguments["fused"] = True
+    return OPTIMIZERS[config.name](groups, **arguments)
+
+
+def parameter_groups(config: Optimizer, model: nn.Module) -> list[dict[str, Any]]:
+    """Parameters of one lr_mult and decay_mult each, in the order of `config.groups`.
+
+    The first group that matches counts. Frozen parameters are in none.
     """
     rest = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen: list[tuple[Group, list[nn.Parameter]]] = []
@@ -57,8 +85,7 @@ def build_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimize
             layers = dict.fromkeys(name.rpartition(".")[0] for name in rest)
             raise UserError(
                 f"optimizer.groups: {group.match!r} matches no parameter that an earlier group "
-                "has left; "
-                f"the layers left are {', '.join(layers)}, each with .weight or .bias"
+                f"has left; the layers left are {', '.join(layers)}, each with .weight or .bias"
             )
         chosen.append((group, [rest.pop(name) for name in names]))
     chosen.append((Group(match="*"), list(rest.values())))
@@ -72,21 +99,12 @@ def build_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimize
         by_decay: dict[float, list[nn.Parameter]] = {}
         for parameter in parameters:
             spared = parameter.ndim <= 1 and not config.decay_norm_and_bias
-            decay = 0.0 if spared else config.weight_decay * group.decay_mult
-            by_decay.setdefault(decay, []).append(parameter)
-        for decay, parameters in by_decay.items():
-            groups.append({"params": parameters, "lr_mult": group.lr_mult, "weight_decay": decay})
-    if not groups:
-        raise UserError(
-            "optimizer.groups: lr_mult = 0 for every parameter: nothing is left to train"
-        )
-    freeze_statistics(model)
-    arguments = config.model_dump(exclude={"name", "groups", "decay_norm_and_bias"})
-    if isinstance(config, Muon):
-        return MuonAndAdamW(groups, hidden_weights(model), arguments)
-    if groups[0]["params"][0].device.type in FUSED.get(config.name, ()):
-        arguments["fused"] = True
-    return OPTIMIZERS[config.name](groups, **arguments)
+            by_decay.setdefault(0.0 if spared else group.decay_mult, []).append(parameter)
+        for decay_mult, parameters in by_decay.items():
+            groups.append(
+                {"params": parameters, "lr_mult": group.lr_mult, "decay_mult": decay_mult}
+            )
+    return groups
 
 
 class MuonAndAdamW(without_compiler(torch.optim.Optimizer)):  # type: ignore[misc]
@@ -96,7 +114,8 @@ class MuonAndAdamW(without_compiler(torch.optim.Optimizer)):  # type: ignore[mis
     Sources: K. Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks (2024), which
     takes a convolution's weights (C_out, C_in, H, W) as the matrix (C_out, C_in * H * W); Liu et
     al., Muon Is Scalable for LLM Training (2025), whose `match_rms_adamw` lets both have one
-    learning rate. Raises UserError where no `hidden` weight is to be trained.
+    learning rate. AdamW has its defaults, but no weight decay where Muon has none. Raises UserError
+    where no `hidden` weight is to be trained.
     """
 
     def __init__(
@@ -104,16 +123,22 @@ class MuonAndAdamW(without_compiler(torch.optim.Optimizer)):  # type: ignore[mis
     ):
         for_muon, for_adamw = (
             [
-                group | {"params": [p for p in group["params"] if (p in hidden) == is_hidden]}
+                {
+                    "params": [p for p in group["params"] if (p in hidden) == is_hidden],
+                    "lr_mult": group["lr_mult"],
+                    "weight_decay": decay * group["decay_mult"],
+                }
                 for group in groups
             ]
-            for is_hidden in (True, False)
+            for is_hidden, decay in (
+                (True, arguments["weight_decay"]),
+                (False, ADAMW_DECAY if arguments["weight_decay"] else 0.0),
+            )
         )
         if not any(group["params"] for group in for_muon):
             raise UserError(
                 "optimizer.name = muon: has nothing to train; it takes the weights of "
-                "convolutions and linear "
-                "layers but those of the output layer"
+                "convolutions and linear layers but those of the output layer"
             )
         matrices = [group | {"params": list(map(as_matrix, group["params"]))} for group in for_muon]
         self.muon = without_compiler(torch.optim.Muon)(matrices, **arguments)
@@ -151,12 +176,16 @@ def as_matrix(weight: Tensor) -> Tensor:
     return weight.detach().flatten(1)
 
 
-def hidden_weights(model: nn.Module) -> set[Tensor]:
-    """The weights of all convolutions and linear layers but of those as wide as the last: the
-    outputs.
+def hidden_weights(model: nn.Module, image_shape: ImageShape) -> set[Tensor]:
+    """The weights of all convolutions and linear layers but of the output layers.
+
+    These are as wide as the last one that works on an image (C, H, W); auxiliary heads have some.
     """
-    weights = [layer.weight for layer in model.modules() if isinstance(layer, _ConvNd | nn.Linear)]
-    return {weight for weight in weights if len(weight) != len(weights[-1])}
+    kinds = (_ConvNd, nn.Linear)
+    calls, _ = trace(model, image_shape)
+    last = [call.layer for call in calls if isinstance(call.layer, kinds)][-1:]
+    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
+    return {layer.weight for layer in layers if last and len(layer.weight) != len(last[0].weight)}
 
 
 def freeze_statistics(model: nn.Module) -> None:

@@ -4,12 +4,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanocnn.config import schema
-from nanocnn.config.schema import Config, Cosine, Exponential, MultiStep, OneCycle, Plateau, Step
+from nanocnn.config.schema import (
+    Config,
+    Cosine,
+    Exponential,
+    MultiStep,
+    OneCycle,
+    Plateau,
+    Schedule,
+    Step,
+)
 
 
 @dataclass(frozen=True)
-class Schedule:
+class RateSchedule:
     """The learning rate as a pure function of the step, so that resuming needs no state.
 
     Over the warm-up it rises linearly to `peak`. `one_cycle` then falls linearly towards zero, the
@@ -19,13 +27,13 @@ class Schedule:
     schedulers of torch do.
     """
 
-    shape: schema.Schedule
+    shape: Schedule
     peak: float
     epochs: int
     steps_per_epoch: int
 
     @classmethod
-    def of(cls, config: Config, steps_per_epoch: int) -> "Schedule":
+    def of(cls, config: Config, steps_per_epoch: int) -> "RateSchedule":
         """What `config` asks for, in epochs of so many steps."""
         return cls(config.schedule, config.optimizer.lr, config.train.epochs, steps_per_epoch)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, load_config
 
-from nanocnn.config.schema import Config, dotted_items, to_yaml
+from nanocnn.config.schema import Config, items_of, to_yaml
 from nanocnn.system.errors import UserError
 
 CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
@@ -45,7 +45,7 @@ def test_every_key_is_printed_with_its_comment_and_read_back(tmp_path):
         key, _, value = line.partition(":")
         assert not value or "#" in value or key.strip() == "name", f"no comment: {line}"
     printed = [line.split(":")[0].strip() for line in text.splitlines()]
-    assert printed == [key.split(".")[-1] for key, _ in dotted_items(config)]
+    assert printed == [item.key.split(".")[-1] for item in items_of(config)]
 
 
 def test_numbers_are_those_of_yaml_1_2(tmp_path):

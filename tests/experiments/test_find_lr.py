@@ -11,6 +11,8 @@ from conftest import NETWORKS, load_config
 from nanocnn.experiments.lr_range import range_test, suggestion
 from nanocnn.system.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_suggestion_is_where_the_loss_falls_steepest():
     lrs = [10 ** (-5 + n / 20) for n in range(100)]

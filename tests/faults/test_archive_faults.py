@@ -30,6 +30,8 @@ from nanocnn.images import published
 from nanocnn.images.splits import load_splits
 from nanocnn.system.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["data.validation=10", "train.epochs=1", "model={name: mlp, hidden: [8]}"]
 ROOT = Path("data")  # of the folder that `train` is in
 FILES = {
@@ -283,7 +285,7 @@ def bomb(kind):
     ],
 )
 def test_what_unpacks_to_much_more_is_refused_in_bounded_memory(train, name, kind, monkeypatch):
-    monkeypatch.setattr(published, "LARGEST", 4 << 20)
+    monkeypatch.setattr(published, "MOST_UNPACKED", 4 << 20)
     bomb(kind)
     peak, result = peak_memory(train, name)
     assert refused(result, ROOT)

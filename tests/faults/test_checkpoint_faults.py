@@ -15,10 +15,11 @@ import pytest
 import torch
 from conftest import PROJECT, SHORT, STEPS_PER_EPOCH, differences_of_runs
 
-from nanocnn.run import checkpoint as checkpoints
 from nanocnn.run.checkpoint import load_checkpoint, save_checkpoint
 from nanocnn.run.folder import locked
-from nanocnn.system.files import SEAL, is_sealed
+from nanocnn.system.files import SEAL, Sealed, is_sealed
+
+pytestmark = pytest.mark.slow
 
 
 def test_fault_17_a_kill_at_any_moment_loses_nothing():
@@ -81,7 +82,7 @@ def test_fault_18_a_write_that_fails_leaves_every_file_as_it_was(
 
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match=rf"{os.strerror(number)}.*last\.pt"):
-        save_checkpoint(tmp_path / "run" / "last.pt", good)
+        save_checkpoint(tmp_path / "run", ["last.pt"], good)
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
@@ -100,14 +101,14 @@ def test_fault_18_what_the_disk_gives_back_changed_does_not_replace_the_old_file
 
     monkeypatch.setattr("nanocnn.system.files.is_sealed", read)
     with pytest.raises(OSError, match="something else"):
-        save_checkpoint(tmp_path / "run" / "last.pt", good)
+        save_checkpoint(tmp_path / "run", ["last.pt"], good)
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
 
 
 def test_fault_18_checkpoints_have_the_permissions_that_the_umask_gives(digits_run, tmp_path):
     before = os.umask(0o027)
     try:
-        save_checkpoint(tmp_path / "last.pt", load_checkpoint(digits_run / "last.pt"))
+        save_checkpoint(tmp_path, ["last.pt"], load_checkpoint(digits_run / "last.pt"))
     finally:
         os.umask(before)
     assert (tmp_path / "last.pt").stat().st_mode & 0o777 == 0o640
@@ -180,7 +181,7 @@ class Malicious:
 
 def sealed(path, content):
     """Give hostile content the checksum that it should have: it is no signature."""
-    checkpoints.write_sealed(path, memoryview(content))
+    Sealed(memoryview(content)).write(path)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch", "legacy", "compressed", "foreign", "newer"])
@@ -229,7 +230,7 @@ def test_fault_21_a_checkpoint_that_does_not_fit_the_project_is_refused(digits_r
         "trained on 1x28x28": {"config": checkpoint["config"] | {"data": data}},
     }
     for message, change in changed.items():
-        save_checkpoint(Path("changed.pt"), checkpoint | change)
+        save_checkpoint(Path(), ["changed.pt"], checkpoint | change)
         tested = script("test.py", "--ckpt", "changed.pt")
         assert tested.code == 2 and message in tested.error and tested.error.count("\n") == 1
 
@@ -289,7 +290,7 @@ def test_fault_22_a_checkpoint_of_another_device_loads_here(undisturbed, tmp_pat
     good = load_checkpoint(undisturbed / "last.pt")
     with monkeypatch.context() as patch:
         patch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
-        save_checkpoint(tmp_path / "cuda.pt", good)
+        save_checkpoint(tmp_path, ["cuda.pt"], good)
     assert b"cuda:0" in (tmp_path / "cuda.pt").read_bytes()
     assert {
         tensor.device.type for tensor in load_checkpoint(tmp_path / "cuda.pt")["model"].values()
@@ -326,5 +327,5 @@ def test_fault_19_a_damaged_checkpoint_never_takes_the_place_of_the_one_before(u
     shutil.copytree(undisturbed, "run")
     good = Path("run/previous.pt").read_bytes()
     Path("run/last.pt").write_bytes(Path("run/last.pt").read_bytes()[:-1])
-    save_checkpoint(Path("run/last.pt"), load_checkpoint(undisturbed / "last.pt"))
+    save_checkpoint(Path("run"), ["last.pt"], load_checkpoint(undisturbed / "last.pt"))
     assert Path("run/previous.pt").read_bytes() == good and is_sealed(Path("run/last.pt"))

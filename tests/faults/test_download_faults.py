@@ -24,6 +24,8 @@ from imitation import COUNTS, idx, pixels
 from nanocnn.images import download
 from nanocnn.system.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "train-images-idx3-ubyte.gz": gzip.compress(idx(pixels("train", 28, 28))),
     "train-labels-idx1-ubyte.gz": gzip.compress(idx(np.arange(COUNTS["train"]) % 10)),
@@ -201,7 +203,7 @@ def test_a_length_that_is_no_number_is_ignored(server, train):
 
 
 def test_a_file_without_end_is_given_up(server, train, monkeypatch):
-    monkeypatch.setattr(download, "LARGEST", 1000)
+    monkeypatch.setattr(download, "MOST_BYTES", 1000)
     result = train()
     assert result.code == 2
     assert "more than 1,000 bytes" in result.error and not Path("data").exists()

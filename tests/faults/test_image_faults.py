@@ -15,6 +15,8 @@ from PIL import Image
 from nanocnn.config.schema import Data
 from nanocnn.images.splits import load_splits
 
+pytestmark = pytest.mark.slow
+
 
 def png(width, height, rows):
     """A grey PNG that says it is of this size, with these bytes of pixels."""

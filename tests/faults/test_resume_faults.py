@@ -17,13 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nanocnn.images import batches, training_data
 from nanocnn.images.batches import Batches
-from nanocnn.run import checkpoint as checkpoints
 from nanocnn.run import run as run_module
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.record import Record
 from nanocnn.run.run import Run
+from nanocnn.system.files import Sealed
 from nanocnn.training.learner import Learner
 from nanocnn.training.optimizer import OPTIMIZERS
+
+pytestmark = pytest.mark.slow
 
 ALL_STEPS = 3 * STEPS_PER_EPOCH
 
@@ -133,7 +135,7 @@ MOMENTS = {
     "the last step of an epoch": (Run, "after_step", 6),
     "before the first step": (Run, "epochs", 1),
     "evaluation": (Learner, "judge", 2),
-    "saving": (checkpoints, "write_sealed", 4),
+    "saving": (Sealed, "write", 4),
     "writing the metrics": (Run, "after_epoch", 2),
 }
 

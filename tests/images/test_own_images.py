@@ -31,6 +31,8 @@ from nanocnn.images.stream import Stream
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.system.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

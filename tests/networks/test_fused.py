@@ -13,6 +13,8 @@ from nanocnn.networks import fused
 from nanocnn.networks.fused import NormPool, fuse_pooling
 from nanocnn.training.optimizer import pin
 
+pytestmark = pytest.mark.slow
+
 DOUBLE = torch.float64
 POOLINGS = {
     "2": nn.MaxPool2d(2),

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nanocnn.evaluation.evaluate import AverageFlips
 from nanocnn.networks.layers import (
-    AverageFlips,
     GaussianPool2d,
     LearnedPool2d,
     Maxout,

@@ -15,6 +15,8 @@ from nanocnn.config.schema import Data, Train
 from nanocnn.networks.convnet import ACTIVATIONS
 from nanocnn.system.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def test_lenet_has_the_parameters_of_its_layers():
     model = build_model("lenet", (1, 28, 28), 10)

@@ -13,6 +13,8 @@ from conftest import after, differences_of_runs
 from nanocnn.evaluation.metrics import mean_of_seeds
 from nanocnn.run.run import Run
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["data.limit=100", "train.epochs=2", "model={name: mlp, hidden: [16]}"]
 
 
@@ -101,3 +103,39 @@ def test_seeds_that_cannot_begin_leave_nothing_and_take_no_other_folder(script):
     shutil.copy("single/best.pt", "junk/seed_old")
     result = script("test.py", "--ckpt", "junk")
     assert result.code == 2 and "junk: this folder holds no best.pt" in result.error
+
+
+def test_seeds_that_cannot_begin_leave_folders_that_were_there(script):
+    Path("mine/empty").mkdir(parents=True)
+    result = script("train.py", "--seeds", 2, "--run-dir", "mine/empty", "data.validation=5000")
+    assert result.code == 2 and Path("mine/empty").is_dir()
+    result = script("train.py", "--seeds", 2, "--run-dir", "mine/new/er", "data.validation=5000")
+    assert result.code == 2 and not Path("mine/new").exists() and Path("mine").is_dir()
+
+
+def test_a_run_folder_that_cannot_be_made_leaves_folders_that_were_there(script, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    Path("mine").mkdir()
+    monkeypatch.setattr("os.fsync", full)
+    for folder in ("mine", "mine/new"):
+        assert script("train.py", *QUICK, "--run-dir", folder).code == 2
+        assert Path("mine").is_dir() and not list(Path("mine").iterdir())
+
+
+def test_without_a_name_test_py_judges_all_seeds_of_the_newest_run(script):
+    assert script("train.py", *QUICK, "--run-dir", "runs/digits/alone").code == 0
+    assert script("train.py", *QUICK, "--seeds", 2).code == 0
+    tested = script("test.py")
+    assert tested.code == 0 and tested.out.count("seed_") == 2 and "±" in tested.out
+    (folder,) = Path("runs/digits").glob("seeds_*")
+    assert len(json.loads((folder / "test.json").read_text())["checkpoints"]) == 2
+
+
+def test_a_report_says_which_file_it_judged_and_has_a_name_of_its_own(script):
+    assert script("train.py", *QUICK, "--run-dir", "run").code == 0
+    for name in ("best", "last"):
+        assert script("test.py", "--ckpt", f"run/{name}.pt").code == 0
+    reports = [json.loads(Path("run", f"test{end}.json").read_text()) for end in ("", "_last")]
+    assert [report["checkpoint"] for report in reports] == ["run/best.pt", "run/last.pt"]

@@ -137,7 +137,7 @@ def test_sgd_follows_its_formula(momentum, nesterov):
     layer = nn.Linear(3, 1, bias=False)
     weight = layer.weight.detach().clone()
     config = SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
-    optimizer = build_optimizer(config, layer)
+    optimizer = build_optimizer(config, layer, (1, 6, 6))
     velocity = torch.zeros_like(weight)
     for step in range(4):
         optimizer.zero_grad()

@@ -15,10 +15,17 @@ from nanocnn.training.loss import build_loss
 
 INFO = made_up_info("abcd", counts=(10, 30, 40, 20))
 LABELS = torch.tensor([0, 3, 1, 1, 2])
+WEIGHTS = [1.0, 2.0, 0.5, 3.0]  # of the classes
 
 
 def some_logits(classes=4):
     return 3 * torch.randn(5, classes, generator=torch.Generator().manual_seed(0))
+
+
+def mean_loss(config, logits, labels, info=INFO):
+    """The loss of all images together, divided once."""
+    total, weight = build_loss(config, info)(logits, labels)
+    return total / weight
 
 
 def test_label_smoothing_follows_its_formula():
@@ -26,30 +33,102 @@ def test_label_smoothing_follows_its_formula():
     logits, share = some_logits(), 0.2
     target = (1 - share) * F.one_hot(LABELS, 4) + share / 4
     expected = -(target * logits.log_softmax(1)).sum(1).mean()
-    loss_fn = build_loss(CrossEntropy(label_smoothing=share), INFO)
-    torch.testing.assert_close(loss_fn(logits, LABELS), expected)
+    found = mean_loss(CrossEntropy(label_smoothing=share), logits, LABELS)
+    torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_class_weights_are_those_of_torch(smoothing):
-    weights = [1.0, 2.0, 0.5, 3.0]
-    loss_fn = build_loss(CrossEntropy(label_smoothing=smoothing, class_weights=weights), INFO)
-    expected = F.cross_entropy(
-        some_logits(), LABELS, torch.tensor(weights), label_smoothing=smoothing
-    )
-    assert torch.equal(loss_fn(some_logits(), LABELS), expected)
+def test_class_weights_are_those_of_torch():
+    expected = F.cross_entropy(some_logits(), LABELS, torch.tensor(WEIGHTS))
+    found = mean_loss(CrossEntropy(class_weights=WEIGHTS), some_logits(), LABELS)
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_image_has_the_weight_of_its_label_before_smoothing():
+    """torch weighs the smoothed share by the class that it falls on: a rare class attracts all."""
+    share, weights = 0.1, torch.tensor(WEIGHTS)
+    target = (1 - share) * F.one_hot(LABELS, 4) + share / 4
+    losses = -(target * some_logits().log_softmax(1)).sum(1)
+    expected = (weights[LABELS] * losses).sum() / weights[LABELS].sum()
+    config = CrossEntropy(label_smoothing=share, class_weights=WEIGHTS)
+    torch.testing.assert_close(mean_loss(config, some_logits(), LABELS), expected)
+
+
+LOSSES = [
+    CrossEntropy(),
+    CrossEntropy(label_smoothing=0.1),
+    CrossEntropy(class_weights=WEIGHTS),
+    CrossEntropy(label_smoothing=0.1, class_weights=WEIGHTS),
+    MSE(),
+    Focal(),
+    Focal(class_weights=WEIGHTS),
+]
+
+
+def labels_for(config, mixed):
+    """LABELS, or where the loss takes them shares of two classes."""
+    if not mixed:
+        return LABELS
+    if not config.takes_soft_labels:
+        pytest.skip(f"{config.name} takes no shares")
+    return 0.3 * F.one_hot(LABELS, 4).float() + 0.7 * F.one_hot(LABELS.flip(0), 4).float()
+
+
+def gradient(config, logits, labels):
+    """Of the loss of all images together."""
+    logits = logits.clone().requires_grad_()
+    return torch.autograd.grad(mean_loss(config, logits, labels), logits)[0]
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["labels", "shares"])
+@pytest.mark.parametrize("config", LOSSES, ids=str)
+def test_the_parts_of_a_batch_make_the_loss_of_the_whole(config, mixed):
+    loss, labels, logits = build_loss(config, INFO), labels_for(config, mixed), some_logits()
+    parts = [
+        loss(part, truth) for part, truth in zip(logits.split(2), labels.split(2), strict=True)
+    ]
+    total, weight = loss(logits, labels)
+    torch.testing.assert_close(sum(part[0] for part in parts), total)
+    assert float(sum(part[1] for part in parts)) == pytest.approx(float(weight))
+    assert float(loss.weight(labels)) == pytest.approx(float(weight))
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["labels", "shares"])
+@pytest.mark.parametrize("config", LOSSES, ids=str)
+def test_images_twice_and_weights_times_ten_change_nothing(config, mixed):
+    labels, logits = labels_for(config, mixed), some_logits()
+    once = gradient(config, logits, labels)
+    twice = gradient(config, logits.repeat(2, 1), torch.cat([labels, labels]))
+    torch.testing.assert_close(2 * twice[:5], once)
+    if getattr(config, "class_weights", None):
+        scaled = config.model_copy(update={"class_weights": [10 * w for w in WEIGHTS]})
+        torch.testing.assert_close(gradient(scaled, logits, labels), once)
+        same = config.model_copy(update={"class_weights": [7.0] * 4})
+        none = config.model_copy(update={"class_weights": None})
+        torch.testing.assert_close(gradient(same, logits, labels), gradient(none, logits, labels))
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["labels", "shares"])
+@pytest.mark.parametrize("config", LOSSES, ids=str)
+def test_classes_in_another_order_have_their_gradients_in_that_order(config, mixed):
+    order, labels, logits = torch.tensor([2, 0, 3, 1]), labels_for(config, mixed), some_logits()
+    moved = labels[:, order] if mixed else order.argsort()[labels]
+    other = config
+    if getattr(config, "class_weights", None):
+        other = config.model_copy(update={"class_weights": [WEIGHTS[i] for i in order]})
+    found = gradient(other, logits[:, order], moved)
+    torch.testing.assert_close(found, gradient(config, logits, labels)[:, order])
 
 
 @pytest.mark.parametrize("kind", [CrossEntropy, Focal])
 def test_balanced_weights_make_each_class_count_alike(kind):
-    weights = build_loss(kind(class_weights="balanced"), INFO).weight
+    weights = build_loss(kind(class_weights="balanced"), INFO).class_weights
     torch.testing.assert_close(weights, torch.tensor([2.5, 0.8333333, 0.625, 1.25]))
     torch.testing.assert_close(weights * torch.tensor(INFO.class_counts), torch.full((4,), 25.0))
 
 
 def test_mse_is_half_the_squared_error_and_its_gradient_the_error():
     logits = torch.tensor([[1.0, 2.0], [0.5, -1.0], [0.0, 0.0]], requires_grad=True)
-    loss = build_loss(MSE(), INFO)(logits, torch.tensor([0, 1, 1]))
+    loss = mean_loss(MSE(), logits, torch.tensor([0, 1, 1]))
     # errors (0, 2), (0.5, -2), (0, -1)
     assert loss.item() == pytest.approx((4 + 0.25 + 4 + 1) / (2 * 3))
     loss.backward()
@@ -64,7 +143,7 @@ def test_bce_is_that_of_torch_with_its_gradient():
         F.binary_cross_entropy_with_logits(z.squeeze(1), labels.float()), z
     )
     logits = torch.cat([torch.zeros(5, 1), z], 1)
-    loss = build_loss(BCE(), INFO)(logits, labels)
+    loss = mean_loss(BCE(), logits, labels)
     (found,) = torch.autograd.grad(loss, z)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found.squeeze(1), (torch.sigmoid(z.squeeze(1)) - labels) / 5)
@@ -76,25 +155,24 @@ def test_focal_loss_follows_its_formula(gamma):
     weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
     p = some_logits().softmax(1)[range(5), LABELS]
     losses = -((1 - p) ** gamma) * p.log()
-    torch.testing.assert_close(
-        build_loss(Focal(gamma=gamma), INFO)(some_logits(), LABELS), losses.mean()
-    )
+    torch.testing.assert_close(mean_loss(Focal(gamma=gamma), some_logits(), LABELS), losses.mean())
     weighted = (weights[LABELS] * losses).sum() / weights[LABELS].sum()
-    loss_fn = build_loss(Focal(gamma=gamma, class_weights=weights.tolist()), INFO)
-    torch.testing.assert_close(loss_fn(some_logits(), LABELS), weighted)
+    config = Focal(gamma=gamma, class_weights=weights.tolist())
+    torch.testing.assert_close(mean_loss(config, some_logits(), LABELS), weighted)
 
 
 @pytest.mark.parametrize("class_weights", [None, "balanced", [1.0, 2.0, 0.5, 3.0]])
 def test_focal_loss_without_focus_is_the_cross_entropy(class_weights):
-    focal = build_loss(Focal(gamma=0.0, class_weights=class_weights), INFO)
-    plain = build_loss(CrossEntropy(class_weights=class_weights), INFO)
-    torch.testing.assert_close(focal(some_logits(), LABELS), plain(some_logits(), LABELS))
+    focal = Focal(gamma=0.0, class_weights=class_weights)
+    plain = CrossEntropy(class_weights=class_weights)
+    found, expected = (mean_loss(config, some_logits(), LABELS) for config in (focal, plain))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_focal_loss_has_a_gradient_for_a_certain_image(gamma):
     logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
-    build_loss(Focal(gamma=gamma), INFO)(logits, torch.tensor([0, 0])).backward()
+    mean_loss(Focal(gamma=gamma), logits, torch.tensor([0, 0])).backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[0.0, 0.0], [-0.5, 0.5]]))
 
 
@@ -105,16 +183,21 @@ def test_focal_loss_has_a_gradient_for_a_certain_image(gamma):
 def test_soft_labels_are_taken_where_a_loss_says_so(config):
     """A mixture of two labels costs the mixture of what each costs."""
     assert config.takes_soft_labels
-    loss_fn = build_loss(config, INFO)
+    loss = build_loss(config, INFO)
     one, other = F.one_hot(LABELS, 4).float(), F.one_hot(LABELS.flip(0), 4).float()
-    logits = some_logits()
+    logits, mixture = some_logits(), 0.3 * one + 0.7 * other
+    weights = torch.ones(4)
     if isinstance(config, MSE):
-        expected = ((logits - 0.3 * one - 0.7 * other) ** 2).sum(1).mean() / 2
+        losses = ((logits - mixture) ** 2).sum(1) / 2
     else:
-        expected = 0.3 * loss_fn(logits, one) + 0.7 * loss_fn(logits, other)
-    torch.testing.assert_close(loss_fn(logits, 0.3 * one + 0.7 * other), expected)
-    if not (isinstance(config, CrossEntropy) and config.class_weights):  # a weighted mean or not
-        torch.testing.assert_close(loss_fn(logits, one), loss_fn(logits, LABELS))
+        share = config.label_smoothing
+        target = (1 - share) * mixture + share / 4
+        losses = -(target * logits.log_softmax(1)).sum(1)
+        weights = torch.tensor(config.class_weights or [1.0] * 4)
+    total, weight = loss(logits, mixture)
+    torch.testing.assert_close(total, (mixture @ weights * losses).sum())
+    assert float(weight) == pytest.approx((mixture @ weights).sum().item())
+    torch.testing.assert_close(loss(logits, one)[0], loss(logits, LABELS)[0])
     assert not Focal.takes_soft_labels and not BCE.takes_soft_labels
 
 
@@ -173,7 +256,7 @@ def test_the_loss_of_test_py_is_that_of_the_run_whatever_the_batch(script):
     (row,) = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
     _, config, info, *_ = restore(Path("run/best.pt"))
     assert sum(info.class_counts) == 270 and len(info.class_counts) == 10
-    assert build_loss(config.loss, info).weight.numel() == 10
+    assert build_loss(config.loss, info).class_weights.numel() == 10
     for batch_size in (1, 7, 1000):
         arguments = ["--ckpt", "run", "--split", "val", "--json", "-", "--batch-size", batch_size]
         report = json.loads(script("test.py", *arguments).out)
@@ -210,6 +293,6 @@ def test_balanced_weights_need_an_image_of_each_class():
 def test_the_default_loss_is_plain_cross_entropy():
     info = made_up_info("0123456789")
     logits = some_logits(10)
-    loss_fn = build_loss(Config().loss, info)
-    assert torch.equal(loss_fn(logits, LABELS), F.cross_entropy(logits, LABELS))
+    found = mean_loss(Config().loss, logits, LABELS, info)
+    torch.testing.assert_close(found, F.cross_entropy(logits, LABELS))
     assert load_config("digits.yaml").loss == Config().loss

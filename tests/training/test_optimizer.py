@@ -15,7 +15,7 @@ from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.run import Run
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped
-from nanocnn.training.optimizer import build_optimizer
+from nanocnn.training.optimizer import build_optimizer, hidden_weights
 
 INFO = made_up_info("ab")
 
@@ -89,11 +89,11 @@ def test_a_batch_norm_without_parameters_is_not_taken_for_a_frozen_one():
 
 def test_a_pattern_that_matches_nothing_is_refused_with_the_layers():
     with pytest.raises(UserError, match=r"'features\.\*' matches no parameter.* 0, 1, 4"):
-        build_optimizer(SGD(groups=[{"match": "features.*"}]), network())
+        build_optimizer(SGD(groups=[{"match": "features.*"}]), network(), (1, 6, 6))
     with pytest.raises(UserError, match=r"4\.bias"):
-        build_optimizer(SGD(groups=[{"match": "4.*"}, {"match": "4.bias"}]), network())
+        build_optimizer(SGD(groups=[{"match": "4.*"}, {"match": "4.bias"}]), network(), (1, 6, 6))
     with pytest.raises(UserError, match="nothing is left to train"):
-        build_optimizer(SGD(groups=[{"match": "*", "lr_mult": 0.0}]), network())
+        build_optimizer(SGD(groups=[{"match": "*", "lr_mult": 0.0}]), network(), (1, 6, 6))
 
 
 def test_groups_are_read_from_the_config():
@@ -143,7 +143,7 @@ def test_an_optimizer_takes_the_steps_of_torch_with_every_key(config):
     defaults = type(config)().model_dump()
     assert not [key for key in arguments if arguments[key] == defaults[key] and key != "lr"]
     model, same = network(), network()
-    ours = build_optimizer(config, model)
+    ours = build_optimizer(config, model, (1, 6, 6))
     torchs = {optimizer.__name__.lower(): optimizer for optimizer in (
         torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop,
         torch.optim.Adam, torch.optim.AdamW,
@@ -165,11 +165,11 @@ def test_muon_takes_the_steps_of_torch_and_leaves_the_rest_to_adamw(adjust):
 
     model, same = mlp(), mlp()
     arguments = {"lr": 0.01, "momentum": 0.8, "nesterov": False, "weight_decay": 0.1, "ns_steps": 4}
-    ours = build_optimizer(Muon(adjust_lr_fn=adjust, **arguments), model)
+    ours = build_optimizer(Muon(adjust_lr_fn=adjust, **arguments), model, (1, 6, 6))
     hidden = [same[1].weight, same[3].weight]
     rest = [same[1].bias, same[3].bias, same[5].weight, same[5].bias]
     muon = torch.optim.Muon(hidden, adjust_lr_fn=adjust, **arguments)
-    adamw = torch.optim.AdamW(rest, lr=0.01, weight_decay=0.1)
+    adamw = torch.optim.AdamW(rest, lr=0.01)  # but for lr its defaults
     found, expected = steps(model, [ours]), steps(same, [muon, adamw])
     for parameter, other in zip(found, expected, strict=True):
         torch.testing.assert_close(parameter, other)
@@ -187,7 +187,7 @@ def test_muon_takes_a_convolution_as_the_linear_layer_that_it_is(memory_format):
     conv = conv.to(memory_format=memory_format)
     before = conv[0].weight.detach().clone()
     for model in (linear, conv):
-        optimizer = build_optimizer(Muon(lr=0.02), model)
+        optimizer = build_optimizer(Muon(lr=0.02), model, (2, 6, 6))
         for k in range(3):
             images = torch.randn(8, 2, 6, 6, generator=torch.Generator().manual_seed(k))
             optimizer.zero_grad()
@@ -198,12 +198,12 @@ def test_muon_takes_a_convolution_as_the_linear_layer_that_it_is(memory_format):
 
 
 def test_muon_without_a_hidden_layer_is_refused():
-    for model in (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), nn.BatchNorm2d(3)):
+    for model in (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), nn.BatchNorm2d(1)):
         with pytest.raises(UserError, match=r"optimizer\.name = muon: has nothing to train"):
-            build_optimizer(Muon(), model)
+            build_optimizer(Muon(), model, (1, 6, 6))
     frozen = [{"match": "0.*", "lr_mult": 0.0}]
     with pytest.raises(UserError, match=r"optimizer\.name = muon: has nothing to train"):
-        build_optimizer(Muon(groups=frozen), network())
+        build_optimizer(Muon(groups=frozen), network(), (1, 6, 6))
 
 
 def moved(name, **keys):
@@ -213,7 +213,7 @@ def moved(name, **keys):
     model = network()
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     config = type(default(name))(**{"weight_decay": 0.0} | keys)
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, model, (1, 6, 6))
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         for group in optimizer.param_groups:
@@ -252,7 +252,7 @@ def test_biases_and_normalisation_can_be_spared_the_weight_decay(name):
 
 
 def test_the_default_decays_everything_as_one_group():
-    (group,) = build_optimizer(SGD(weight_decay=0.1), network()).param_groups
+    (group,) = build_optimizer(SGD(weight_decay=0.1), network(), (1, 6, 6)).param_groups
     assert len(group["params"]) == 6 and group["weight_decay"] == 0.1
 
 
@@ -356,3 +356,27 @@ def test_muon_takes_weights_in_any_layout(tmp_path):
     plain, other = (load_checkpoint(run / "last.pt")["model"] for run in runs)
     for key in plain:
         torch.testing.assert_close(other[key], plain[key], atol=1e-2, rtol=1e-1)
+
+
+def test_beside_muon_adamw_has_its_defaults():
+    optimizer = build_optimizer(Muon(lr=0.02, weight_decay=0.3), network(), (1, 6, 6))
+    torch_defaults = torch.optim.AdamW([torch.zeros(1, requires_grad=True)]).defaults
+    for key in ("betas", "eps", "weight_decay"):
+        assert {group[key] for group in optimizer.adamw.param_groups} == {torch_defaults[key]}
+    assert {group["weight_decay"] for group in optimizer.muon.param_groups} == {0.3}
+    without = build_optimizer(Muon(weight_decay=0.0), network(), (1, 6, 6))
+    assert {group["weight_decay"] for group in without.param_groups} == {0.0}
+
+
+def test_the_output_layer_is_the_last_to_work_wherever_it_is_declared():
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(8, 2)
+            self.body = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU())
+
+        def forward(self, images):
+            return self.head(self.body(images))
+
+    model = HeadFirst()
+    assert hidden_weights(model, (1, 6, 6)) == {model.body[1].weight}

@@ -20,6 +20,8 @@ from nanocnn.run.run import Run
 from nanocnn.system.errors import UserError
 from nanocnn.training.learner import Learner
 
+pytestmark = pytest.mark.slow
+
 MLP = ["model={name: mlp, hidden: [16]}", "data.limit=150", "data.validation=20", "train.epochs=2"]
 
 

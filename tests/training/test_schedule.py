@@ -15,13 +15,13 @@ from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.run import Run
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped
-from nanocnn.training.schedule import Schedule
+from nanocnn.training.schedule import RateSchedule
 
 PER_EPOCH, EPOCHS, STEPS = 4, 12, 48
 
 
 def rates(schedule, val_losses=(), peak=0.5):
-    rates = Schedule(schedule, peak, EPOCHS, PER_EPOCH)
+    rates = RateSchedule(schedule, peak, EPOCHS, PER_EPOCH)
     return [rates.lr_at(step, val_losses) for step in range(STEPS)]
 
 
@@ -81,12 +81,14 @@ def test_plateau_cuts_after_patience_is_over_and_knows_no_later_loss():
     losses = [1.0, 0.9, 0.95, 0.9, 0.9, 0.9, 0.5, *[1.0] * 5]
     expected = [0.5] * 5 + [0.05] * 5 + [0.005] * 2  # bad are the epochs 3, 4, 5; 6; 8, 9, 10
     assert rates(Plateau(patience=2), losses)[::PER_EPOCH] == pytest.approx(expected)
-    rate = Schedule(Plateau(patience=0), 0.5, EPOCHS, PER_EPOCH).lr_at(PER_EPOCH, [1.0, 1.0, 1.0])
+    rate = RateSchedule(Plateau(patience=0), 0.5, EPOCHS, PER_EPOCH).lr_at(
+        PER_EPOCH, [1.0, 1.0, 1.0]
+    )
     assert rate == 0.5
 
 
 def test_one_cycle_rises_linearly_peaks_and_falls_to_almost_zero():
-    found = [Schedule(OneCycle(warmup=0.2), 0.5, 10, 10).lr_at(step) for step in range(100)]
+    found = [RateSchedule(OneCycle(warmup=0.2), 0.5, 10, 10).lr_at(step) for step in range(100)]
     assert found[:3] == pytest.approx([0.5 * k / 21 for k in (1, 2, 3)])
     assert max(found) == found[20] == 0.5
     assert found[60] == pytest.approx(0.25)
@@ -101,12 +103,12 @@ def test_one_cycle_keeps_its_very_bits(steps, peak):
     for step in range(steps):
         rise, fall = peak * (step + 1) / (warmup + 1), peak * (steps - step) / (steps - warmup)
         expected = rise if step < warmup else fall
-        assert Schedule(OneCycle(warmup=0.2), peak, 1, steps).lr_at(step) == expected
+        assert RateSchedule(OneCycle(warmup=0.2), peak, 1, steps).lr_at(step) == expected
 
 
 def test_schedules_without_warmup_and_constant():
-    assert Schedule(OneCycle(warmup=0), 0.5, 1, 10).lr_at(0) == 0.5
-    assert Schedule(OneCycle(warmup=0.99), 0.5, 1, 1).lr_at(0) > 0
+    assert RateSchedule(OneCycle(warmup=0), 0.5, 1, 10).lr_at(0) == 0.5
+    assert RateSchedule(OneCycle(warmup=0.99), 0.5, 1, 1).lr_at(0) > 0
     assert set(rates(Constant())) == {0.5}
 
 
