@@ -142,7 +142,7 @@ def understand(words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "read_draft", stop)
         patch.setattr(load, "config_of", lambda run_dir: "digits.yaml")
-        patch.setattr(restoring, "find_seeds", stop)
+        patch.setattr(restoring, "find_checkpoints", stop)
         try:
             SCRIPTS[program](arguments)
         except Understood as found:
@@ -158,6 +158,8 @@ def test_each_command_line_is_understood(page, command, networks):
     if words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):
         source = (PROJECT / f"{words[2].replace('.', '/')}.py").read_text()
         assert all(f'"{word}"' in source for word in words[3:] if word.startswith("--"))
+    elif words[:3] == ["python", "-m", "nanocnn.commands.schema"]:
+        assert (PROJECT / "nanocnn" / "commands" / "schema.py").exists()
     elif found := understand(words):
         path, overrides = found
         load.load_config(path, overrides, networks=networks)
