@@ -55,6 +55,12 @@ build_model = partial(build.build_model, NETWORKS)
 restore = partial(restoring.restore, networks=NETWORKS)
 
 
+def small(name):
+    """Arguments with which the network `name` is one for a test: as deep, but narrow."""
+    width = {"width": 0.25} if name[:3] in ("ale", "zfn", "vgg", "goo", "res") else {}
+    return width | ({"hidden": (64, 64)} if name[:3] in ("ale", "zfn", "vgg") else {})
+
+
 def train(config, run_dir):
     """A new run in `run_dir`."""
     return train_script.train(config, Place(run_dir))

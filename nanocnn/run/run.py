@@ -27,19 +27,11 @@ Item = TypeVar("Item")
 
 
 class Run:
-    """Training `learner` on `data` as `config` says, in a new folder or in one to go on with
-    (`place`).
+    """Training `learner` on `data` as `config` says, in a new folder or on from `place`.
 
-        run = Run(config, data, learner)
-        with run.open():
-            for epoch in run.epochs():
-                for step, images, labels in run.until_stopped(data.epoch(epoch, run.done_in_epoch)):
-                    run.after_step(step, lr, learner.step(images, labels, lr))
-                run.after_epoch(learner.judge(run.until_stopped(data.val)))
-
-    A run that goes on gives `learner` the state of its checkpoint, to the bit. Nothing is written
-    before `open`, and `folder` is the run folder from then on. Raises UserError where the
-    checkpoint and `data` or `learner` do not fit.
+    train.py shows its use. A run that goes on gives `learner` the state of its checkpoint, to the
+    bit. Nothing is written before `open`, and `folder` is the run folder from then on. Raises
+    UserError where the checkpoint and `data` or `learner` do not fit.
     """
 
     _record: Record

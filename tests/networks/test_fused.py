@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build_model
+from conftest import build_model, small
 from torch import nn
 
 from model import MODELS
@@ -142,8 +142,8 @@ def test_every_kind_of_layer_before_a_pooling_stays_the_same_function(uses, laye
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "torchvision"])
 def test_every_network_of_the_line_trains_the_same(uses, name, shape):
     torch.manual_seed(0)
-    width = {"width": 0.25} if name[:3] in ("ale", "zfn", "vgg", "goo", "res") else {}
-    plain = build_model(name, shape, 10, **width).to(memory_format=torch.channels_last).double()
+    plain = build_model(name, shape, 10, **small(name))
+    plain = plain.to(memory_format=torch.channels_last).double()
     other = copy.deepcopy(plain)
     images = torch.rand(16, *shape, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
     labels = torch.arange(16) % 10

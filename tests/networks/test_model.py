@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import torchvision
-from conftest import PROJECT, build_model, load_config, restore, train
+from conftest import PROJECT, build_model, load_config, restore, small, train
 from torch import nn
 
 from model import MODELS
@@ -62,7 +62,7 @@ def test_a_map_that_collapses_is_refused_with_its_layer():
 @pytest.mark.parametrize("name", MODELS)
 def test_every_network_lowers_its_loss_in_three_steps(name, shape):
     torch.manual_seed(0)
-    model = build_model(name, shape, 10, init={"name": "kaiming", "bias": 0.0})
+    model = build_model(name, shape, 10, {"name": "kaiming", "bias": 0.0}, **small(name))
     images, labels = torch.randn(8, *shape), torch.arange(8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005)
     losses = []

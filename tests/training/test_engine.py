@@ -38,9 +38,7 @@ def test_evaluate_divides_sums_over_images_once():
     expected = nn.functional.cross_entropy(logits, split.labels).item()
     for batch_size in (1, 7, 50, 1000):
         model.train()
-        result = evaluate(
-            model, Batches(split, INFO, batch_size, CPU), nn.CrossEntropyLoss(), torch.float32
-        )
+        result = evaluate(model, Batches(split, INFO, batch_size, CPU))
         assert result.loss == pytest.approx(expected, rel=1e-6)
         assert torch.equal(result.predictions, logits.argmax(1))
         assert result.accuracy == (logits.argmax(1) == split.labels).double().mean().item()
@@ -64,7 +62,7 @@ def test_training_counts_steps_and_lowers_the_loss():
     assert steps == list(range(20 * 7))
     assert sum(result.images for result in results[:7]) == 50
     assert all(0 <= int(result.correct) <= result.images for result in results)
-    losses = [float(result.loss) for result in results]
+    losses = [float(result.total / result.weight) for result in results]
     assert sum(losses[-7:]) < 0.5 * sum(losses[:7])
 
 
@@ -90,7 +88,7 @@ def test_bf16_computes_in_bf16_and_keeps_the_weights_in_fp32():
     model, seen = small_network(), []
     model[-1].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
     batches = Batches(made_up(), INFO, 25, CPU)
-    evaluate(model, batches, nn.CrossEntropyLoss(), torch.bfloat16)
+    evaluate(model, batches, precision=torch.bfloat16)
     learner = made_up_learner(model, INFO, torch.bfloat16)
     for _, images, labels in batches.shuffled(0, 0, Augment()):
         learner.step(images, labels, 0.1)
@@ -124,10 +122,12 @@ def test_the_losses_of_auxiliary_heads_are_added_with_their_weights():
 
     learner = made_up_learner(model, INFO, optimizer=SGD(momentum=0.0))
     result = learner.step(images, labels, 0.1)
-    assert result.loss.item() == pytest.approx((losses[0] + 0.25 * losses[1]).item())
+    assert float(result.total / result.weight) == pytest.approx(
+        (losses[0] + 0.25 * losses[1]).item()
+    )
     for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.detach(), start[name].detach() - 0.1 * gradient)
-    assert evaluate(model, batches, loss_fn, torch.float32).predictions.shape == (20,)
+    assert evaluate(model, batches).predictions.shape == (20,)
 
 
 @pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
