@@ -56,16 +56,12 @@ class Draft:
 def load_config(
     path: str | Path, overrides: Sequence[str] = (), *, networks: KnownNetworks
 ) -> Config:
-    """Read the YAML file at `path` (a bare name is also looked up in configs/), apply
-    `overrides`.
-    """
+    """Read the YAML file at `path`, or of that name in configs/, and apply `overrides`."""
     return read_draft(path, overrides).check(networks)
 
 
 def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
-    """What `load_config` can tell before it has the networks, which come with torch and take a
-    second.
-    """
+    """What `load_config` can tell before it has the networks, which come with torch."""
     path = find_config(path)
     values, lines = read_yaml(path)
     if not isinstance(values, dict):
@@ -131,9 +127,7 @@ def network_section(name: str, keys: Sequence[inspect.Parameter]) -> type[Networ
 
 
 def json_schema(networks: KnownNetworks) -> dict[str, Any]:
-    """The JSON Schema of a config, by which editors complete and check YAML files
-    (configs/schema.json).
-    """
+    """The JSON Schema of a config, by which editors complete and check YAML files."""
     schema = full_schema(networks).model_json_schema()
     # A section without a name has the default's, so more than one variant may fit.
     stack: list[Any] = [schema]

@@ -185,9 +185,7 @@ class Focal(Loss):
 
 
 class Group(Section):
-    """Parameters with a learning rate and weight decay of their own; the first group that matches
-    counts.
-    """
+    """Parameters with a rate and decay of their own; the first group that matches counts."""
 
     match: str = Field(min_length=1, description="pattern of parameter names, as in a shell")
     lr_mult: float = Field(1.0, ge=0, description="times the learning rate; 0 = frozen")
@@ -195,9 +193,7 @@ class Group(Section):
 
 
 class Optimizer(Section):
-    """What every optimizer takes; further keys are the arguments of the same name in
-    torch.optim.
-    """
+    """What every optimizer takes; further keys are arguments of the same name in torch.optim."""
 
     name: str
     lr: float = Field(gt=0, description="peak learning rate")
@@ -272,10 +268,7 @@ class AdamW(Adam):
 
 
 class Muon(Momentum):
-    """Muon for the weights of hidden layers, AdamW with its defaults for all other parameters.
-
-    With weight_decay = 0 neither has any.
-    """
+    """Muon for hidden weights, AdamW with its defaults for the rest; 0 means no decay for both."""
 
     name: Literal["muon"] = "muon"
     lr: float = Field(1e-3, gt=0, description="peak learning rate")

@@ -59,8 +59,7 @@ class Batches:
         start: int = 0,
         sampling: str = "natural",
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Every image once, in the order of `epoch` (counted from 0) and augmented, as (step,
-        images, labels).
+        """Every image once, in the order of `epoch` (from 0), augmented: (step, images, labels).
 
         With "balanced" `sampling` there are as many images in all, but each class equally often.
         Where images are mixed, the labels are shares (B, classes) float32. The step counts from the
@@ -94,18 +93,14 @@ class Batches:
             yield step, images, labels
 
     def sample(self) -> Iterator[Tensor]:
-        """Some thousand images (B, C, H, W) as they are, evenly over the split and so of all
-        classes.
-        """
+        """Some thousand images (B, C, H, W) as they are, evenly over the split."""
         step = max(1, len(self.labels) // SAMPLE)
         chosen = torch.arange(0, len(self.labels), step, device=self.labels.device)
         for images, _ in self.read(chosen.split(SAMPLE_BATCH)):
             yield self.normalise(images)
 
     def read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images (B, C, H, W) uint8 and labels (B,) of each tensor of indices, on the
-        device.
-        """
+        """The images (B, C, H, W) uint8 and labels (B,) of each tensor of indices."""
         if isinstance(self.images, Stream):
             images = self.images.batches(chunks)
         else:

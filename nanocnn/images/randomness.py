@@ -1,6 +1,4 @@
-"""Randomness without state: each use has its own stream, derived from the seed and a place in the
-run.
-"""
+"""Randomness without state: each stream comes from the seed and a place in the run."""
 
 import math
 
@@ -30,9 +28,7 @@ def seed_torch(seed: int, device: torch.device) -> None:
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of (the rest, `size` held out), each class held out in proportion, to within one
-    image.
-    """
+    """Indices of (the rest, `size` held out), of each class in proportion."""
     order = torch.randperm(len(labels), generator=generator(seed, SPLIT))
     order = order[labels[order].argsort(stable=True)]  # class by class, shuffled within each
     rank = torch.arange(len(labels) + 1) * size // len(labels)

@@ -1,6 +1,4 @@
-"""What one should know of the images before training on them, and what the run folder keeps of
-it.
-"""
+"""What one should know of the images before training on them."""
 
 import sys
 from pathlib import Path
@@ -18,9 +16,7 @@ MOST_CLASSES = 20  # named one by one
 def print_data_report(
     splits: dict[str, Split], info: DataInfo, digests: dict[str, list[bytes]]
 ) -> None:
-    """Images of each class, sizes of the files, mean and spread; a warning of images in both
-    splits.
-    """
+    """Images of each class, sizes, mean and spread; a warning of images in both splits."""
     for name, split in splits.items():
         counts = torch.bincount(split.labels, minlength=len(info.classes)).tolist()
         shown = [f"{label} {count:,}" for label, count in zip(info.classes, counts, strict=True)]

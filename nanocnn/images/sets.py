@@ -1,6 +1,4 @@
-"""The published data sets: where their files are read, their classes, sizes, and mean and spread of
-pixels.
-"""
+"""The published data sets: readers, classes, sizes, mean and spread of pixels."""
 
 from collections.abc import Callable
 from functools import partial

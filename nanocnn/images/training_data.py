@@ -47,8 +47,7 @@ class TrainingData:
         )
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """The training images of epoch `number`, counted from 1, as (step, images, labels): see
-        Batches.shuffled.
+        """The images of epoch `number` (from 1) as (step, images, labels): see Batches.shuffled.
 
         Steps are counted from 0 over the whole run; the first `start` of the epoch are left out.
         """

@@ -1,3 +1,1 @@
-"""The line from LeNet-5 to ResNet: networks, layers, their arithmetic, and exact rewrites of
-them.
-"""
+"""The line from LeNet-5 to ResNet: networks, layers, their arithmetic, exact rewrites."""

@@ -20,9 +20,7 @@ BUILD_ERRORS = (ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisi
 
 
 class Networks:
-    """The networks that a config can name: those of a MODELS, and any of torchvision as
-    torchvision.NAME.
-    """
+    """The networks that a config can name: those of a MODELS, and torchvision.NAME."""
 
     def __init__(self, models: Mapping[str, Callable[..., nn.Module]]):
         self.models = models
@@ -48,9 +46,7 @@ class Networks:
         return partial(Torchvision, architecture=architecture)
 
     def keys(self, name: str) -> list[inspect.Parameter]:
-        """The keys of `model: {name: ...}`: what the constructor takes after image_shape and
-        num_classes.
-        """
+        """The keys of a network: what its constructor takes after image_shape and num_classes."""
         network = self.find(name)
         fixed = network.keywords if isinstance(network, partial) else {}
         parameters = list(inspect.signature(network, eval_str=True).parameters.values())[2:]
@@ -70,8 +66,7 @@ def build_network(
     num_classes: int,
     trained: bool = False,
 ) -> nn.Module:
-    """The network of `config` on the CPU, in its first weights, or in any where `trained` ones are
-    to be loaded.
+    """The network of `config` on the CPU, in its first weights, or `trained`: in any.
 
     The weights are drawn from config.seed; torch's own generator stays as it was. Raises UserError
     where the config describes no network for images (C, H, W) of so many classes.
@@ -104,8 +99,7 @@ def build_model(
     logistic: bool = False,
     **arguments: Any,
 ) -> nn.Module:
-    """The network `name`, sized by the data, tried on one blank image and initialised as `init`
-    says.
+    """The network `name`, sized by the data, tried on a blank image, initialised by `init`.
 
     A `logistic` network tells two classes apart by one output (see `two_logits`). Raises UserError
     where the arguments make no network, or where a layer cannot take what reaches it, such as a map
@@ -166,9 +160,7 @@ def smallest_size(
     num_classes: int,
     arguments: dict[str, Any],
 ) -> int | None:
-    """The side of the smallest square image, larger than `image_shape`, that the network can
-    take.
-    """
+    """The side of the smallest square image above `image_shape` that the network takes."""
     if "pretrained" in arguments:  # sizes need no weights
         arguments = arguments | {"pretrained": False}
 

@@ -1,6 +1,4 @@
-"""ConvNet, the pattern behind most networks of the line, and the line's networks that are cases of
-it.
-"""
+"""ConvNet, the pattern behind most networks of the line, and those that are cases of it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

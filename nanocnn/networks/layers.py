@@ -66,9 +66,7 @@ class WhiteningConv2d(nn.Conv2d):
 
 
 def fit_whitening(model: nn.Module, sample: Callable[[], Iterable[Tensor]]) -> None:
-    """Fit each WhiteningConv2d of `model` to the normalised training images (B, C, H, W) that
-    `sample()` gives.
-    """
+    """Fit each WhiteningConv2d of `model` to the normalised images (B, C, H, W) of `sample()`."""
     for layer in model.modules():
         if isinstance(layer, WhiteningConv2d):
             layer.fit(sample())

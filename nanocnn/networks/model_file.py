@@ -12,8 +12,7 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def find_networks(file: Path | None = None) -> Networks:
-    """The networks of `file`, or of the model.py that is meant without one; says which file that
-    is.
+    """The networks of `file`, or of the model.py meant without one; says which that is.
 
     Raises UserError where it is no model.py.
     """
@@ -23,8 +22,7 @@ def find_networks(file: Path | None = None) -> Networks:
 
 
 def find_model_file() -> Path:
-    """model.py of the folder one is in, if that is a copy of this project, else the one that came
-    with this package.
+    """./model.py, if the folder is a copy of this project, else the one of this package.
 
     That it is one is told without running it: it defines MODELS and stands beside a train.py.
     """

@@ -110,8 +110,7 @@ def fuse(layer: nn.Module, norm: Any) -> nn.Module | None:
 
 
 def fully_convolutional(model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
-    """A copy of `model` for inference whose linear layers are convolutions: (B, C, H, W) -> (B,
-    classes, h, w).
+    """A copy of `model` whose linear layers are convolutions: to scores (B, classes, h, w).
 
     On images of `image_shape` h = w = 1 and the scores are the logits; a larger image gives the
     scores of its parts, as if the network slid over it (Sermanet et al., OverFeat, 2014, 3.5).

@@ -1,6 +1,4 @@
-"""Save and load checkpoints: tensors and plain Python values only, so that nobody's file runs
-code.
-"""
+"""Save and load checkpoints: tensors and plain values only, so that no file runs code."""
 
 import io
 import sys
@@ -78,9 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_newest(run_dir: Path) -> tuple[Path, dict[str, Any]]:
-    """The last checkpoint of a run and its file: where last.pt is damaged, previous.pt, and a word
-    about it.
-    """
+    """The last checkpoint of a run and its file; where last.pt is damaged, previous.pt."""
     files = [run_dir / name for name in ("last.pt", "previous.pt")]
     found = [path for path in files if path.is_file()]
     if not found:

@@ -24,9 +24,7 @@ class Progress:
     best_score: tuple[float, float] = (-1.0, 0.0)
 
     def end_epoch(self, validation: Evaluation | None) -> bool:
-        """Count an epoch; whether it is the best so far: the last one, if there are no validation
-        images.
-        """
+        """Count an epoch, and say whether it is the best; without validation the last one is."""
         self.epoch += 1
         self.validation = {"loss": None, "accuracy": None}
         score = (float(self.epoch), 0.0)

@@ -35,9 +35,7 @@ class Record:
         facts: dict[str, Any],
         progress: Progress,
     ):
-        """Go on after `progress`: what the files say of later epochs and steps is removed from them
-        or hidden.
-        """
+        """Go on after `progress`: what files say of later steps is removed from them or hidden."""
         self.run_dir, self.facts, self.progress = run_dir, facts, progress
         self.every, self.steps_per_epoch = every, steps_per_epoch
         path = run_dir / "metrics.jsonl"
@@ -86,8 +84,7 @@ class Record:
         }
 
     def update(self, step: int, lr: float, result: StepResult) -> None:
-        """Count the step that is number `step` of the run; add a point to the training curves where
-        it is due.
+        """Count step number `step` of the run; add a point to the training curves where due.
 
         That is every `every` steps and at the end of an epoch. Raises NonFiniteError when the loss
         since the last point was not finite.

@@ -24,8 +24,7 @@ class Restored(NamedTuple):
 
 
 def restore(path: Path | str, *, networks: Networks) -> Restored:
-    """The network of a checkpoint file, or of a run folder's best.pt, on the CPU, and what belongs
-    to it.
+    """The network of a checkpoint, or of a run folder's best.pt, and what belongs to it.
 
     Raises UserError where there is none, or where `networks` cannot make it.
     """
@@ -52,9 +51,7 @@ def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> 
 
 
 def find_checkpoint(path: Path | None) -> Path:
-    """The file meant by `path`: itself, a run folder's best.pt, or with None that of the newest run
-    in runs/.
-    """
+    """The file meant by `path`: itself, a run folder's best.pt, or None: the newest in runs/."""
     if path is None:
         found = sorted(Path("runs").rglob("best.pt"), key=lambda file: file.stat().st_mtime)
         if not found:
@@ -86,9 +83,7 @@ def find_checkpoints(path: Path | None) -> list[Path]:
 
 
 def find_seeds(path: Path | None) -> list[Path]:
-    """The checkpoints to judge of the runs in `path`, if `train.py --seeds` made that folder; else
-    none.
-    """
+    """The checkpoints to judge of the runs in a folder that `train.py --seeds` made, else none."""
     if path is None or (path / "best.pt").exists():
         return []
     found = [file for file in path.glob("seed_*/best.pt") if file.parent.name[5:].isdecimal()]
@@ -96,9 +91,7 @@ def find_seeds(path: Path | None) -> list[Path]:
 
 
 def trained_on(run_dir: Path, split: Split) -> int | None:
-    """How many images of `split` the run in `run_dir` was trained on, by their pixels; None if it
-    does not say.
-    """
+    """How many images of `split` the run was trained on; None if it does not say."""
     if not (run_dir / "train_hashes.txt").exists():
         return None
     training = read_hashes(run_dir / "train_hashes.txt")

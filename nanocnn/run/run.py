@@ -106,9 +106,7 @@ class Run:
         print(f"best.pt: epoch {progress.best_epoch}{accuracy}")
 
     def epochs(self) -> Iterator[int]:
-        """The epochs to train, counted from 1: from where the run stopped until its end, or its
-        patience's.
-        """
+        """The epochs to train, counted from 1, until the end of the run or of its patience."""
         progress, patience = self._progress, self._config.train.patience
         for epoch in range(progress.epoch + 1, self._config.train.epochs + 1):
             if patience and progress.epoch - progress.best_epoch >= patience:
@@ -137,9 +135,7 @@ class Run:
             self._save("last.pt")
 
     def after_epoch(self, validation: Evaluation | None) -> None:
-        """Record an epoch and its validation, and save best.pt if it was the best so far, last.pt
-        if due.
-        """
+        """Record an epoch and its validation, and save best.pt and last.pt where that is due."""
         self._laps("validation")
         row = self._record.end_epoch(validation)
         epochs = self._config.train.epochs

@@ -22,8 +22,7 @@ def train_seeds(
     again: bool,
     networks: Networks,
 ) -> Path:
-    """`train` for each of `seeds` seeds, in run_dir/seed_0 and so on, and what they came to in
-    validation.
+    """`train` for each of `seeds` seeds, in run_dir/seed_0 and so on, and their mean.
 
     With `again` finished runs stay, and unfinished ones go on. Returns the folder of them all.
     """

@@ -30,9 +30,7 @@ PROJECT = Path(__file__).parent.parent.parent
 
 
 def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
-    """Say what is trained on and what is trained, and warn of augmentation that harms these
-    images.
-    """
+    """Say what is trained on what, and warn of augmentation that harms these images."""
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in data.splits.items())
     print(f"{config.data.dataset}: {counts} images of {size_text(data.info.image_shape)}")
     print_data_report(data.splits, data.info, data.hashes)
@@ -42,9 +40,7 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
 
 
 def prepare_folder(place: Place, config: Config, model: nn.Module) -> Path:
-    """The folder of a run, created unless it is one to go on with. Raises UserError where it cannot
-    be.
-    """
+    """The folder of a run, created unless it is one to go on with. Raises UserError."""
     check_free_space(place.run_dir or Path("runs"), model)
     if place.is_begun and place.run_dir:
         return place.run_dir
@@ -52,8 +48,7 @@ def prepare_folder(place: Place, config: Config, model: nn.Module) -> Path:
 
 
 def check_free_space(parent: Path, model: nn.Module) -> None:
-    """Raises UserError where the disk of `parent`, which need not exist yet, has no room for the
-    checkpoints.
+    """Raises UserError where the disk of `parent` has no room for the checkpoints.
 
     Counted are weights and two moments of an optimizer, in three files (last, previous, best) and a
     fourth while it is written.

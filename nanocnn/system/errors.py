@@ -1,6 +1,4 @@
-"""How a run ends when it does not end well: one line and an exit code, a traceback only for a
-bug.
-"""
+"""How a run ends that does not end well: one line and an exit code."""
 
 import linecache
 import os
@@ -52,8 +50,7 @@ def place_in_model_file(error: BaseException) -> str:
 
 
 def exit_code(main: Callable[[], None]) -> int:
-    """Run `main` and return the exit code of the process: 0, 2, 3, or 128 + the signal (see
-    README).
+    """Run `main` and return the exit code of the process: 0, 2, 3, or 128 + the signal.
 
     Whatever the operating system refuses (a full disk, a folder without permission) is one line
     too, for it names the file and the reason.

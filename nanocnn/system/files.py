@@ -16,8 +16,7 @@ SEAL = len(MARK) + hashlib.sha256().digest_size
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write, which takes the name `path` once it is whole and on disk: never half a file
-    there.
+    """A file to write, which takes the name `path` once it is whole and on disk.
 
     The file there before is then named `previous`, if it is sealed and whole.
     """
@@ -75,9 +74,7 @@ class Sealed:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether the file at `path` ends in the checksum of all that comes before: no bit has
-    changed.
-    """
+    """Whether the file at `path` ends in the checksum of all that comes before."""
     left = path.stat().st_size - SEAL
     checksum = hashlib.sha256()
     with path.open("rb") as file:

@@ -13,9 +13,7 @@ NAMES = ["SIGINT", "SIGTERM", "SIGHUP"]  # the last is not known everywhere
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end (exit code 128 + its number). No Exception, as
-    KeyboardInterrupt is none.
-    """
+    """A signal asked the process to end. As KeyboardInterrupt it is no Exception."""
 
     def __init__(self, number: int, note: str = "nothing was written"):
         super().__init__(f"{signal.Signals(number).name}; {note}")
@@ -24,9 +22,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Let `handler` have the signals that ask to stop, but for those that the process was told to
-    ignore.
-    """
+    """Let `handler` have the signals that ask to stop, but for those that are ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():  # no other may set them
         for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
@@ -44,8 +40,7 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """Remembers a signal until the run comes to a place where it can stop; a second one ends the
-    process.
+    """Remembers a signal until the run can stop; a second one ends the process.
 
     with handled(request := StopRequest()):
         for batch in request.until(batches):  # or request.check() anywhere

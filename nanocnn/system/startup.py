@@ -46,9 +46,7 @@ def prepare_process(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
 
 
 class Laps:
-    """Seconds by phase: each call books the time since the one before on the phase that it
-    names.
-    """
+    """Seconds by phase: each call books the time since the last on the phase that it names."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

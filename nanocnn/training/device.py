@@ -25,8 +25,7 @@ class Computing(NamedTuple):
 
 
 def pick_computing(config: Config, device_name: str | None = None) -> Computing:
-    """What `config` asks for, `auto` being what is faster here; `device_name` takes the place of
-    its device.
+    """What `config` asks for, with `auto` as it means here; `device_name` replaces its device.
 
     Raises UserError for what there is not here.
     """
@@ -38,9 +37,7 @@ def pick_computing(config: Config, device_name: str | None = None) -> Computing:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `name` (auto, cpu, cuda, mps) means here; UserError where there is none
-    such.
-    """
+    """The device that `name` (auto, cpu, cuda, mps) means here. Raises UserError."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -55,9 +52,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that `name` (auto, fp32, bf16, fp16) means on `device`: but for float32, autocast to
-    it.
-    """
+    """The type that `name` (auto, fp32, bf16, fp16) means on `device`."""
     if name == "auto":
         return torch.bfloat16 if multiplies_bf16(device) else torch.float32
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -68,9 +63,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether `device` has matrix instructions for bfloat16; without them autocast costs more than
-    it saves.
-    """
+    """Whether `device` has matrix instructions for bfloat16, without which it is slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
@@ -79,9 +72,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 def pick_memory_format(
     channels_last: str | bool, device: torch.device, precision: torch.dtype
 ) -> torch.memory_format:
-    """How maps lie in memory. Measured with `python -m benchmarks.step`; on MPS not, so as torch
-    has it.
-    """
+    """How maps lie in memory, by `python -m benchmarks.step`; on MPS as torch has it."""
     if channels_last == "auto":
         channels_last = device.type == "cpu" or (
             device.type == "cuda" and precision != torch.float32

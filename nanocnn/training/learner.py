@@ -97,18 +97,14 @@ class Learner:
         return StepResult(total, weight, correct, len(labels))
 
     def judge(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-        """Judge the network, or the mean of its weights where train.ema asks for it, on all
-        `batches`.
-        """
+        """Judge the network, or with train.ema the mean of its weights, on all `batches`."""
         try:
             return evaluate(self._judged, batches, self.loss, self.computing.precision)
         finally:
             self._trained.train()
 
     def load(self, states: Mapping[str, Any]) -> None:
-        """Go on from what a checkpoint kept of `parts`. Raises UserError or ValueError where it
-        does not fit.
-        """
+        """Go on from what a checkpoint kept of `parts`. Raises an error where it does not fit."""
         for name, part in self.parts.items():
             if isinstance(part, nn.Module):
                 load_weights(states[name], part)
@@ -118,9 +114,7 @@ class Learner:
             self._ema.n_averaged.fill_(1)  # from 0 it would begin anew
 
     def _parts_of(self, images: int) -> int:
-        """In how many parts a step of so many images is worked off; as in Batches, no single one is
-        left over.
-        """
+        """In how many parts so many images are worked off; no single one is left over."""
         leftover = 1 if self._options.batch_size > 1 else 0
         full = math.ceil((images - leftover) / self._options.batch_size)
         return max(1, min(self._options.accumulate, full))

@@ -38,9 +38,7 @@ class RateSchedule:
         return cls(config.schedule, config.optimizer.lr, config.train.epochs, steps_per_epoch)
 
     def lr_at(self, step: int, val_losses: Sequence[float] = ()) -> float:
-        """The learning rate of `step` (from 0); `plateau` needs the validation loss of each epoch
-        before it.
-        """
+        """The learning rate of `step` (from 0); `plateau` needs the losses of all epochs before."""
         shape, peak = self.shape, self.peak
         steps, epoch = self.epochs * self.steps_per_epoch, step // self.steps_per_epoch
         warmup = shape.warmup * steps
@@ -64,9 +62,7 @@ class RateSchedule:
 
 
 def cuts(schedule: Plateau, val_losses: Sequence[float]) -> int:
-    """How often more than `patience` epochs in a row were not better than the best one before
-    them.
-    """
+    """How often more than `patience` epochs in a row were no better than the best before."""
     count, waiting, best = 0, 0, math.inf
     for loss in val_losses:
         if loss < best * (1 - schedule.threshold):
