@@ -140,7 +140,6 @@ def main(arguments: Sequence[str]) -> None:
         from model import MODELS
         from nanocnn.networks.build import catalogue
         from nanocnn.run.resume import Place, is_finished, resume_newest, resume_run
-        from nanocnn.run.seeds import train_seeds
         from nanocnn.run.start import try_one_step
 
     networks = catalogue(MODELS)
@@ -153,6 +152,8 @@ def main(arguments: Sequence[str]) -> None:
         try_one_step(train, config, laps)
         return
     if args.seeds:
+        from nanocnn.run.seeds import train_seeds  # with statistics, which take a second
+
         again = args.resume == "auto"
         folder = train_seeds(train, config, args.seeds, args.run_dir, again, networks)
     else:

@@ -27,6 +27,7 @@ from nanocnn.networks.table import layer_table
 from nanocnn.networks.torchvision import Torchvision
 from nanocnn.run import restore as restoring
 
+pytestmark = pytest.mark.slow
 DOCS = sorted((PROJECT / "docs").glob("*.md"))
 PAGES = {
     str(path.relative_to(PROJECT)): path.read_text()

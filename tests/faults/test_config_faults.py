@@ -233,6 +233,7 @@ VALUES = st.recursive(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
+@pytest.mark.slow
 def test_whatever_the_config_says_the_run_starts_or_ends_with_code_2(script, monkeypatch, values):
     """A traceback would come out of `script`; starting ends here where the first epoch would
     begin.

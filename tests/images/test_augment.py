@@ -485,6 +485,7 @@ LEARNING = {
 
 
 @pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.slow
 def test_digits_are_learnt_under_each_kind(name, tmp_path, capsys):
     overrides = ["model={name: mlp}", "data.limit=500", "data.validation=200", "train.epochs=6"]
     overrides += [f"data.augment={json.dumps(LEARNING[name])}"]

@@ -44,6 +44,7 @@ def test_a_container_gets_no_more_threads_than_it_may_use(tmp_path, quota, most)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+@pytest.mark.slow
 def test_freed_memory_stays_with_the_process():
     """A block taken again must not be cleared and mapped anew, which shows in the page faults."""
     code = """if True:
