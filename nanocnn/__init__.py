@@ -6,8 +6,9 @@ Each name is imported when it is first used, so that `import nanocnn` itself tak
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from nanocnn.system.version import __version__
 
 if TYPE_CHECKING:
     from nanocnn.config.load import load_config
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from nanocnn.training.learner import Learner
 
     NETWORKS: Networks
-    __version__: str
 
 __all__ = [
     "NETWORKS",
@@ -46,12 +46,10 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        value: Any = version("nanocnn")
-    elif name == "NETWORKS":  # of the model.py that came with this package
+    if name == "NETWORKS":  # of the model.py that came with this package
         from nanocnn.networks.model_file import load_networks, shipped_model_file
 
-        value = load_networks(shipped_model_file())
+        value: Any = load_networks(shipped_model_file())
     elif name in HOMES:
         value = getattr(import_module(f"nanocnn.{HOMES[name]}"), name)
     else:

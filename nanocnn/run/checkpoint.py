@@ -5,7 +5,6 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from nanocnn.run.progress import POSITION
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import Sealed, is_sealed
+from nanocnn.system.version import __version__
 
 FORMAT = 3
 # What the keys of a config mean, raised whenever the same config trains otherwise than before.
@@ -30,7 +30,7 @@ def save_checkpoint(run_dir: Path, names: Sequence[str], checkpoint: dict[str, A
     else take them all. Raises OSError.
     """
     buffer = io.BytesIO()
-    versions = {"format": FORMAT, "version": version("nanocnn"), "semantics": SEMANTICS}
+    versions = {"format": FORMAT, "version": __version__, "semantics": SEMANTICS}
     torch.save(versions | checkpoint, buffer)
     content = Sealed(buffer.getbuffer())
     for name in names:

@@ -10,6 +10,7 @@ from nanocnn.run.checkpoint import SEMANTICS, load_newest
 from nanocnn.run.folder import locked, read_facts
 from nanocnn.run.restore import parse_config
 from nanocnn.system.errors import UserError
+from nanocnn.system.version import __version__
 
 # where a run computes and reads, and how often it writes: what may be another when it goes on
 FREE = {"device", "data.root", "data.memory_limit", "log.every", "train.checkpoint_every"}
@@ -38,7 +39,8 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     if changed := changes_since(checkpoint, before):
         raise UserError(
             f"--resume {run_dir}: begun by version {checkpoint.get('version', '0.1.0')}, whose "
-            f"{' and '.join(changed)} differs; finish it with that version, or begin anew"
+            f"{' and '.join(changed)} differs from this version's ({__version__}); "
+            "finish it with that version, or begin anew"
         )
     different = differences(before, config)
     if config.train.epochs > before.train.epochs:
@@ -103,7 +105,7 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
     """The keys of `config` that trained otherwise in the version that wrote `checkpoint`."""
     semantics = checkpoint.get("semantics", 1)
     if semantics > SEMANTICS:
-        return ["config, as that of a later version than this,"]
+        return ["training"]  # that of a later version, of which nothing is known here
     if semantics == SEMANTICS:
         return []
     acts = {

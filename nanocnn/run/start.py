@@ -24,6 +24,7 @@ from nanocnn.run.resume import Place
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped
 from nanocnn.system.startup import Laps
+from nanocnn.system.version import __version__
 from nanocnn.training.device import Computing
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -85,8 +86,12 @@ def facts_of(data: TrainingData, computing: Computing, laps: Laps, place: Place)
     return {
         "started": started,
         "resumed": resumed,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__}
-        | {name: version(name) for name in ("nanocnn", "torchvision", "numpy", "scikit-learn")},
+        "versions": {
+            "nanocnn": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{name: version(name) for name in ("torchvision", "numpy", "scikit-learn")},
+        },
         "git": git_state(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 from conftest import NETWORKS, SHORT, after, load_config, train
@@ -14,6 +14,7 @@ from nanocnn.run.checkpoint import SEMANTICS, load_checkpoint, save_checkpoint
 from nanocnn.run.restore import find_checkpoint
 from nanocnn.run.resume import resume_run
 from nanocnn.system.errors import UserError
+from nanocnn.system.version import __version__
 
 
 def test_a_checkpoint_holds_tensors_and_plain_values_only(digits_run):
@@ -55,9 +56,9 @@ def test_best_and_last_of_one_moment_are_serialised_once_and_are_two_files(tmp_p
 
 def test_a_checkpoint_says_its_version_and_what_its_keys_mean(digits_run):
     checkpoint = load_checkpoint(digits_run / "last.pt")
-    assert checkpoint["version"] == version("nanocnn") and checkpoint["semantics"] == SEMANTICS
+    assert checkpoint["version"] == __version__ and checkpoint["semantics"] == SEMANTICS
     facts = json.loads((digits_run / "run.json").read_text())
-    assert facts["versions"]["nanocnn"] == version("nanocnn")
+    assert facts["versions"]["nanocnn"] == __version__
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_checkpoint_says_its_version_and_what_its_keys_mean(digits_run):
         ([], 1, ""),
         (["loss.class_weights=balanced"], 1, "0.1.0, whose loss.class_weights differs"),
         (["train.accumulate=2"], 1, "0.1.0, whose train.accumulate differs"),
-        ([], 99, "later version"),
+        ([], 99, "whose training differs"),
     ],
 )
 def test_a_run_of_another_version_goes_on_where_its_config_means_the_same(
@@ -93,3 +94,15 @@ def test_git_is_told_of_a_clone_of_this_project_alone(tmp_path, monkeypatch):
     assert start.git_state() is None or len(start.git_state()["commit"]) == 40
     monkeypatch.setattr(start, "PROJECT", tmp_path / "site-packages")
     assert start.git_state() is None
+
+
+def test_a_clone_trains_where_only_its_requirements_are_installed(tmp_path, monkeypatch):
+    def of_others(name):
+        if name == "nanocnn":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("importlib.metadata.version", of_others)
+    monkeypatch.setattr(start, "version", of_others)
+    run = train(load_config("digits.yaml", ["train.epochs=1", "data.limit=60"]), tmp_path / "run")
+    assert load_checkpoint(run / "last.pt")["version"] == __version__
