@@ -108,7 +108,7 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
         return ["training"]  # that of a later version, of which nothing is known here
     if semantics == SEMANTICS:
         return []
-    acts = {
+    since_1 = {
         "loss.class_weights": getattr(config.loss, "class_weights", None) is not None,
         # rounded otherwise
         "loss.label_smoothing": getattr(config.loss, "label_smoothing", 0) > 0,
@@ -118,6 +118,10 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
         "schedule": config.schedule.name == "plateau",  # the validation loss that it goes by
         "optimizer": config.optimizer.name == "muon",
     }
+    since_2 = {
+        "train.ema": config.train.ema is not None,
+    }
+    acts = since_2 | (since_1 if semantics < 2 else {})
     return [key for key, is_changed in acts.items() if is_changed]
 
 
