@@ -346,7 +346,7 @@ class Train(Section):
         None,
         gt=0,
         lt=1,
-        description="share kept of the weights' mean each step; the mean is judged",
+        description="share kept of the weights' mean each step, less at first; it is judged",
     )
     patience: int | None = Field(
         None, ge=1, description="epochs without a better validation before it stops"
@@ -458,6 +458,17 @@ class Config(Section):
             raise ValueError(
                 f"schedule.{key}: acts after {acts_after} epochs at the earliest, "
                 f"but train.epochs = {self.train.epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_balance(self) -> "Config":
+        """Refuse to make up for rare classes twice."""
+        weights = getattr(self.loss, "class_weights", None)
+        if self.data.sampling == "balanced" and weights == "balanced":
+            raise ValueError(
+                "loss.class_weights = balanced cannot act with data.sampling = balanced, which "
+                "shows each class equally often; one of them should go"
             )
         return self
 

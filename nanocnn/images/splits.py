@@ -167,8 +167,13 @@ def data_info(data: Data, split: Split) -> DataInfo:
         classes, (mean, std) = split.files.classes, mean_and_std(split.files.histogram)
     else:
         _, classes, _, mean, std = DATASETS[data.dataset]
-    counts = tuple(torch.bincount(split.labels, minlength=len(classes)).tolist())
+    counts = count_classes(split.labels, classes)
     return DataInfo(data.dataset, classes, mean, std, (channels, height, width), counts)
+
+
+def count_classes(labels: Tensor, classes: list[str]) -> tuple[int, ...]:
+    """How many of `labels` (N,) are of each class."""
+    return tuple(torch.bincount(labels, minlength=len(classes)).tolist())
 
 
 def image_hashes(split: Split) -> list[bytes]:

@@ -1,13 +1,21 @@
 """What a run trains on and chooses by: its training and validation images, as batches."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Config, Train
 from nanocnn.images.batches import Batches
-from nanocnn.images.splits import checksum, data_info, few_images, image_hashes, load_splits
+from nanocnn.images.splits import (
+    checksum,
+    count_classes,
+    data_info,
+    few_images,
+    image_hashes,
+    load_splits,
+)
 from nanocnn.system.errors import UserError
 
 
@@ -29,6 +37,8 @@ class TrainingData:
         if config.train.overfit_batches:
             few = config.train.overfit_batches * batch_size
             splits = dict.fromkeys(("train", "val"), few_images(splits["train"], few, config.seed))
+            labels = splits["train"].labels  # the loss counts those that are trained on
+            self.info = replace(self.info, class_counts=count_classes(labels, self.info.classes))
         self.splits = splits
         self.hashes = {name: image_hashes(split) for name, split in splits.items()}
         self.sha256 = checksum(splits, self.hashes)

@@ -49,10 +49,9 @@ class Learner:
         self._options = config.train
         self._ema = None
         if config.train.ema:
-            from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+            from torch.optim.swa_utils import AveragedModel
 
-            average = get_ema_multi_avg_fn(config.train.ema)
-            self._ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            self._ema = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
             self.parts["ema"] = self._ema.module
         # the same weights, computed faster
         self._trained = self._judged = fuse_pooling(model, info.image_shape)
@@ -104,14 +103,30 @@ class Learner:
             self._trained.train()
 
     def load(self, states: Mapping[str, Any]) -> None:
-        """Go on from what a checkpoint kept of `parts`. Raises an error where it does not fit."""
+        """Go on from what a checkpoint kept of `parts`, and the `step` that it was made after.
+
+        Raises an error where it does not fit.
+        """
         for name, part in self.parts.items():
             if isinstance(part, nn.Module):
                 load_weights(states[name], part)
             else:
                 part.load_state_dict(states[name])
         if self._ema:
-            self._ema.n_averaged.fill_(1)  # from 0 it would begin anew
+            self._ema.n_averaged.fill_(states["step"])
+
+    def _average(self, means: Any, values: Any, _: Any) -> None:
+        """Move the mean of the weights towards `values`, the weights after one more step.
+
+        Its memory is short at first, as in TensorFlow's ExponentialMovingAverage with num_updates:
+        a share near one would else keep the first weights for longer than a short run lasts.
+        """
+        from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+        assert self._ema and self._options.ema
+        steps = int(self._ema.n_averaged)  # on the CPU: nothing waits for the device
+        kept = min(self._options.ema, (1 + steps) / (10 + steps))
+        get_ema_multi_avg_fn(kept)(means, values, _)
 
     def _parts_of(self, images: int) -> int:
         """In how many parts so many images are worked off; no single one is left over."""

@@ -75,9 +75,10 @@ def test_the_mean_of_the_weights_is_kept_and_judged(tmp_path, monkeypatch):
     run = train(load_config("digits.yaml", [*SHORT, "train.ema=0.9"]), tmp_path / "run")
     monkeypatch.undo()
     expected = seen[0]
-    for state in seen[1:]:
+    for steps, state in enumerate(seen[1:], start=1):
+        kept = min(0.9, (1 + steps) / (10 + steps))
         for key, value in state.items():
-            mean = 0.9 * expected[key] + 0.1 * value
+            mean = kept * expected[key] + (1 - kept) * value
             expected[key] = mean if value.is_floating_point() else mean.to(value.dtype)
     averaged = weights(run, "ema")
     for key, value in expected.items():
@@ -87,6 +88,11 @@ def test_the_mean_of_the_weights_is_kept_and_judged(tmp_path, monkeypatch):
     assert not torch.equal(averaged["features.0.weight"], weights(run)["features.0.weight"])
     judged = restore(run / "last.pt").model.state_dict()
     assert all(torch.equal(judged[key], averaged[key]) for key in averaged)
+
+
+def test_a_share_too_long_for_the_run_does_not_judge_the_first_weights(script):
+    assert script("train.py", "train.epochs=5", "train.ema=0.9999", "--run-dir", "run").code == 0
+    assert load_checkpoint(Path("run/last.pt"))["validation"]["accuracy"] > 0.8
 
 
 @pytest.mark.parametrize(
