@@ -67,3 +67,9 @@ def test_a_config_asks_for_it(tmp_path):
     first, second = (load_checkpoint(run / "last.pt") for run in runs)
     assert first["step"] == second["step"]
     assert any(not torch.equal(first["model"][key], second["model"][key]) for key in first["model"])
+
+
+def test_rare_classes_are_not_made_up_for_twice(script):
+    done = script("train.py", "data.sampling=balanced", "loss.class_weights=balanced")
+    assert done.code == 2 and "loss.class_weights = balanced cannot act" in done.error
+    assert script("train.py", "data.sampling=balanced", "--print-config").code == 0
