@@ -78,10 +78,10 @@ TABLE = {
     "model.hidden": ["[12]"],
     "model.dropout": ["0.3"],
     "model.modern": ["false"],
-    "model.width": ["0.125"],
+    "model.width": ["0.25"],
     "model.auxiliary_weight": ["0.3"],
     "model.large_kernel": ["3"],
-    "model.widths": ["[8, 8, 8]"],
+    "model.widths": ["[8, 16, 16]"],
     "model.whitening": ["5"],
     "loss.name": [],
     "loss.label_smoothing": ["0.1"],
@@ -176,6 +176,7 @@ def options_of(section, variant, key):
     if section == "model.":  # as small as the key lets it be, and without what is drawn
         taken = {each.name for each in NETWORKS.keys(variant)}
         plain = {"dropout": 0, "norm": "none", "padding": 0, "channels": [[4], [8]]}
+        plain |= {"width": 0.125, "widths": [8, 8, 8]}
         chosen |= small(variant) | {each: plain[each] for each in plain.keys() & taken}
     options = [*BASE]
     if variant:
