@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from nanocnn.images.content import write_hashes
+from nanocnn.images.own import shortened
 from nanocnn.images.splits import DataInfo, Split
 from nanocnn.images.stream import Stream
 from nanocnn.system.files import replacing
@@ -16,7 +17,9 @@ MOST_CLASSES = 20  # named one by one
 def print_data_report(
     splits: dict[str, Split], info: DataInfo, digests: dict[str, list[bytes]]
 ) -> None:
-    """Images of each class, sizes, mean and spread; a warning of images in both splits."""
+    """Images of each class, sizes, mean and spread; warnings of images in both splits, and of
+    classes that one of them has not.
+    """
     for name, split in splits.items():
         counts = torch.bincount(split.labels, minlength=len(info.classes)).tolist()
         shown = [f"{label} {count:,}" for label, count in zip(info.classes, counts, strict=True)]
@@ -43,6 +46,7 @@ def print_data_report(
 
     if splits.get("val") is splits["train"]:
         return  # on purpose: train.overfit_batches
+    warn_of_absent_classes(splits, info.classes)
     first = {digest: index for index, digest in reversed([*enumerate(digests["train"])])}
     twins = [
         (i, first[digest]) for i, digest in enumerate(digests.get("val", [])) if digest in first
@@ -57,6 +61,20 @@ def print_data_report(
             f"the first is {names[0]}, as {names[1]}",
             file=sys.stderr,
         )
+
+
+def warn_of_absent_classes(splits: dict[str, Split], classes: list[str]) -> None:
+    """Name the classes that are never learned, and those that validation says nothing of."""
+    consequences = {"train": "are never learned", "val": "are not validated"}
+    present = {name: set(split.labels.tolist()) for name, split in splits.items()}
+    for name, split_has in present.items():
+        absent = [each for index, each in enumerate(classes) if index not in split_has]
+        if absent:
+            print(
+                f"warning: {len(absent):,} of {len(classes):,} classes have no image in {name} and "
+                f"{consequences[name]}: {shortened(absent)}",
+                file=sys.stderr,
+            )
 
 
 def keep_data_report(

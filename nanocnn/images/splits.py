@@ -109,8 +109,25 @@ def carve(labels: Tensor, data: Data, seed: int) -> dict[str, Tensor]:
         raise UserError(
             f"data.validation = {data.validation}: leaves nothing of {total} images to train on"
         )
-    rest, held_out = stratified_split(labels[chosen], size, seed)
+    rest, held_out = keep_each_class(labels[chosen], *stratified_split(labels[chosen], size, seed))
+    if len(held_out) == 0:
+        raise UserError(
+            f"data.validation = {data.validation}: takes the only image of a class; "
+            "data.validation=0 trains without validation, or more images are needed"
+        )
     return {"train": chosen[rest], "val": chosen[held_out]}
+
+
+def keep_each_class(labels: Tensor, rest: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
+    """The indices of two splits, with an image of each class of `labels` (N,) in the first one.
+
+    A class whose images were all held out would be trained on none.
+    """
+    lost = [label for label in labels[held_out].unique() if not (labels[rest] == label).any()]
+    back = torch.tensor([int((labels[held_out] == label).nonzero()[0]) for label in lost]).long()
+    stays = torch.ones(len(held_out), dtype=torch.bool)
+    stays[back] = False
+    return torch.cat([rest, held_out[back]]).sort().values, held_out[stays]
 
 
 def read(data: Data, train: bool) -> Split:

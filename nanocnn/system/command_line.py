@@ -23,6 +23,7 @@ def script_parser(command: str, doc: str | None) -> ArgumentParser:
         description=summary,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --seed 3 is not --seeds 3
     )
 
 

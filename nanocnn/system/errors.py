@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from io import TextIOWrapper
 from pathlib import Path
 
 from nanocnn.system.signals import Stopped, handled, stop_at_once
@@ -55,6 +56,10 @@ def exit_code(main: Callable[[], None]) -> int:
     Whatever the operating system refuses (a full disk, a folder without permission) is one line
     too, for it names the file and the reason.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # a log shows each line as it comes, and no name is one that it cannot show
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         with handled(stop_at_once):
             main()

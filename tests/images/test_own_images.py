@@ -398,3 +398,34 @@ def test_many_classes_are_counted_in_one_line(digit_pictures, script):
     options = ["data.dataset=folder", f"data.root={root}", "data.validation=0", "train.epochs=1"]
     trained = script("train.py", *options)
     assert "train: 32 classes, from kind 7 4 to digit 0 5 images" in trained.out
+
+
+def test_validation_takes_no_class_its_only_image(digit_pictures, script):
+    """Of a class with one image none was trained on, and none of it was ever predicted."""
+    root = digit_pictures({"train": 60})
+    for path in sorted((root / "train" / "digit 1").iterdir())[1:]:
+        path.unlink()
+    for seed in range(12):  # in some of which it would be held out
+        data = folder(root).model_copy(update={"validation": 0.5})
+        splits = load_splits(data, seed)
+        assert set(splits["train"].labels.tolist()) == {0, 1, 2}
+        assert 1 not in splits["val"].labels
+        assert sum(len(split.labels) for split in splits.values()) == len(list(root.rglob("*.*")))
+    options = ["data.dataset=folder", f"data.root={root}", "train.epochs=1"]
+    done = script("train.py", *options, "--dry-run")
+    assert done.code == 0
+    assert "1 of 3 classes have no image in val and are not validated: digit 1" in done.error
+
+
+def test_a_limit_that_leaves_classes_out_is_told(script):
+    done = script("train.py", "data.limit=8", "data.validation=0", "--dry-run")
+    assert done.code == 0 and "classes have no image in train and are never learned" in done.error
+
+
+def test_a_validation_that_could_only_take_the_last_of_a_class_is_refused(digit_pictures):
+    root = digit_pictures({"train": 12})
+    for digit in range(3):
+        for path in sorted((root / "train" / f"digit {digit}").iterdir())[1:]:
+            path.unlink()
+    with pytest.raises(UserError, match="takes the only image of a class"):
+        load_splits(folder(root).model_copy(update={"validation": 1}), 0)
