@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,37 @@ def place(data: Data, split: str) -> Path:
     return Path(data.root) / (split if data.dataset == "folder" else f"{split}.csv")
 
 
+# what others call the splits, in small letters
+OTHER_NAMES = {
+    "train": ("training",),
+    "val": ("valid", "validation", "dev", "eval"),
+    "test": ("testing",),
+}
+
+
+def refuse_misnamed(data: Data) -> None:
+    """Raises UserError for a split in data.root that has another name than the one it should have.
+
+    It would not be read, without a word.
+    """
+    root = Path(data.root)
+    suffix = "" if data.dataset == "folder" else ".csv"
+    there = {path.name for path in visible(root)} if root.is_dir() else set()
+    for split, others in OTHER_NAMES.items():
+        right = split + suffix
+        wrong = [name for name in there - {right} if misnames(name, right, others, suffix)]
+        if wrong and right not in there:
+            raise UserError(
+                f"{root / min(wrong)}: would not be read: {split} images are in {right}; "
+                f"rename it: mv {shlex.quote(str(root / min(wrong)))} "
+                f"{shlex.quote(str(root / right))}"
+            )
+
+
+def misnames(name: str, right: str, others: tuple[str, ...], suffix: str) -> bool:
+    return name.casefold() in (right, *(other + suffix for other in others))
+
+
 def list_split(data: Data, split: str, classes: list[str] | None = None) -> Listing:
     """The pictures of `split` in data.root, class by class.
 
@@ -41,6 +73,7 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
     UserError for those, for an empty class, for names that cannot be printed and where there is no
     such split.
     """
+    refuse_misnamed(data)
     where = place(data, split)
     found = in_folders(where, split) if data.dataset == "folder" else in_csv(where, split)
     names = classes or sorted(found, key=natural)

@@ -14,6 +14,7 @@ from torch import nn
 from nanocnn.config.schema import Train
 from nanocnn.images.batches import Batches
 from nanocnn.images.splits import data_info, load_splits
+from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.layers import WhiteningConv2d
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.run import Run
@@ -215,3 +216,10 @@ def test_a_run_with_whitening_and_averaged_flips_is_judged_as_it_was_validated(t
     assert script("train.py", "--resume", "run", "train.epochs=3").code == 0
     again = load_checkpoint(Path("run/last.pt"))["model"]["whiten.0.weight"]
     assert torch.equal(again, filters)
+
+
+def test_balanced_weights_are_those_of_the_few_images_that_are_trained_on():
+    options = ["train.overfit_batches=1", "train.batch_size=16", "loss.class_weights=balanced"]
+    data = TrainingData(load_config("digits.yaml", options))
+    assert sum(data.info.class_counts) == 16
+    assert data.info.class_counts == tuple(torch.bincount(data.train.labels, minlength=10).tolist())
