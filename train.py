@@ -122,11 +122,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
         raise UserError(f"--seeds {args.seeds}: should be at least 2")
     if args.seeds and going_on:
         raise UserError("--seeds and --resume RUN: allowed is --resume auto with --run-dir")
-    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):  # as torchrun sets it
-        raise UserError(
-            f"WORLD_SIZE = {os.environ['WORLD_SIZE']}: each of these processes would train the "
-            "same run; only one is supported, started with python train.py"
-        )
     if args.seeds and args.resume and not args.run_dir:
         raise UserError("--seeds and --resume auto: --run-dir should name the folder of the runs")
     return args
@@ -134,6 +129,11 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
+    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):  # as torchrun sets it
+        raise UserError(
+            f"WORLD_SIZE = {os.environ['WORLD_SIZE']}: each of these processes would train the "
+            "same run; only one is supported, started with python train.py"
+        )
     laps = Laps()
     going_on = args.resume not in (None, "auto")
 

@@ -27,6 +27,8 @@ class Listing(NamedTuple):
 
 
 def has_split(data: Data, split: str) -> bool:
+    """Raises UserError where it is there under another name."""
+    refuse_misnamed(data, split)
     return place(data, split).exists()
 
 
@@ -43,27 +45,21 @@ OTHER_NAMES = {
 }
 
 
-def refuse_misnamed(data: Data) -> None:
-    """Raises UserError for a split in data.root that has another name than the one it should have.
+def refuse_misnamed(data: Data, split: str) -> None:
+    """Raises UserError where `split` is not there, but under a name that others give it.
 
     It would not be read, without a word.
     """
-    root = Path(data.root)
-    suffix = "" if data.dataset == "folder" else ".csv"
-    there = {path.name for path in visible(root)} if root.is_dir() else set()
-    for split, others in OTHER_NAMES.items():
-        right = split + suffix
-        wrong = [name for name in there - {right} if misnames(name, right, others, suffix)]
-        if wrong and right not in there:
+    right = place(data, split)
+    if right.exists() or not right.parent.is_dir():
+        return
+    names = {f"{name}{right.suffix}" for name in (split, *OTHER_NAMES[split])}
+    for path in visible(right.parent):
+        if path.name.casefold() in names:
             raise UserError(
-                f"{root / min(wrong)}: would not be read: {split} images are in {right}; "
-                f"rename it: mv {shlex.quote(str(root / min(wrong)))} "
-                f"{shlex.quote(str(root / right))}"
+                f"{path}: would not be read: {split} images belong in {right.name}; "
+                f"rename it: mv {shlex.quote(str(path))} {shlex.quote(str(right))}"
             )
-
-
-def misnames(name: str, right: str, others: tuple[str, ...], suffix: str) -> bool:
-    return name.casefold() in (right, *(other + suffix for other in others))
 
 
 def list_split(data: Data, split: str, classes: list[str] | None = None) -> Listing:
@@ -73,7 +69,7 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
     UserError for those, for an empty class, for names that cannot be printed and where there is no
     such split.
     """
-    refuse_misnamed(data)
+    refuse_misnamed(data, split)
     where = place(data, split)
     found = in_folders(where, split) if data.dataset == "folder" else in_csv(where, split)
     names = classes or sorted(found, key=natural)

@@ -3,11 +3,9 @@
 import sys
 from pathlib import Path
 
-import torch
-
 from nanocnn.images.content import write_hashes
 from nanocnn.images.own import shortened
-from nanocnn.images.splits import DataInfo, Split
+from nanocnn.images.splits import DataInfo, Split, count_classes
 from nanocnn.images.stream import Stream
 from nanocnn.system.files import replacing
 
@@ -21,7 +19,7 @@ def print_data_report(
     classes that one of them has not.
     """
     for name, split in splits.items():
-        counts = torch.bincount(split.labels, minlength=len(info.classes)).tolist()
+        counts = count_classes(split.labels, info.classes)
         shown = [f"{label} {count:,}" for label, count in zip(info.classes, counts, strict=True)]
         if len(counts) <= MOST_CLASSES:
             print(f"  {name}: {', '.join(shown)}")
@@ -66,9 +64,9 @@ def print_data_report(
 def warn_of_absent_classes(splits: dict[str, Split], classes: list[str]) -> None:
     """Name the classes that are never learned, and those that validation says nothing of."""
     consequences = {"train": "are never learned", "val": "are not validated"}
-    present = {name: set(split.labels.tolist()) for name, split in splits.items()}
-    for name, split_has in present.items():
-        absent = [each for index, each in enumerate(classes) if index not in split_has]
+    for name, split in splits.items():
+        counts = count_classes(split.labels, classes)
+        absent = [each for each, count in zip(classes, counts, strict=True) if count == 0]
         if absent:
             print(
                 f"warning: {len(absent):,} of {len(classes):,} classes have no image in {name} and "

@@ -18,7 +18,8 @@ from nanocnn.system.version import __version__
 FORMAT = 3
 # What the keys of a config mean, raised whenever the same config trains otherwise than before.
 # 1: version 0.1. 2: losses are summed and divided once by the weight of all images; Muon's AdamW.
-# 3: the mean of the weights (train.ema) begins with a short memory
+# 3: the mean of the weights (train.ema) begins with a short memory; balanced class weights are of
+# the images that train.overfit_batches leaves
 SEMANTICS = 3
 KEYS = {"format", "model", "optimizer", *POSITION, "config", "data", "data_sha256"}
 

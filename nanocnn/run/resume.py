@@ -120,6 +120,8 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
     }
     since_2 = {
         "train.ema": config.train.ema is not None,
+        "train.overfit_batches": config.train.overfit_batches is not None
+        and getattr(config.loss, "class_weights", None) == "balanced",
     }
     acts = since_2 | (since_1 if semantics < 2 else {})
     return [key for key, is_changed in acts.items() if is_changed]

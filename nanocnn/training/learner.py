@@ -115,7 +115,7 @@ class Learner:
         if self._ema:
             self._ema.n_averaged.fill_(states["step"])
 
-    def _average(self, means: Any, values: Any, _: Any) -> None:
+    def _average(self, means: Any, values: Any, averaged: Any) -> None:
         """Move the mean of the weights towards `values`, the weights after one more step.
 
         Its memory is short at first, as in TensorFlow's ExponentialMovingAverage with num_updates:
@@ -126,7 +126,7 @@ class Learner:
         assert self._ema and self._options.ema
         steps = int(self._ema.n_averaged)  # on the CPU: nothing waits for the device
         kept = min(self._options.ema, (1 + steps) / (10 + steps))
-        get_ema_multi_avg_fn(kept)(means, values, _)
+        get_ema_multi_avg_fn(kept)(means, values, averaged)
 
     def _parts_of(self, images: int) -> int:
         """In how many parts so many images are worked off; no single one is left over."""
