@@ -66,7 +66,7 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
         **figures(evaluation, split.labels, info.classes),
         "checkpoint": str(path),
         "epoch": checkpoint["epoch"],
-        "trained_on": trained_on(path.parent, split) if args.split != "train" else None,
+        "trained_on": trained_on(path.parent, split, info) if args.split != "train" else None,
         "unreadable": split.files.unreadable if split.files else [],
         "folding": {"layers": folding.layers, "exact": folding.exact},
         "evaluation_seconds": seconds,

@@ -3,12 +3,13 @@ colours.
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
 
 from nanocnn.system.errors import UserError
-from nanocnn.system.files import replacing
+from nanocnn.system.files import read_file, replacing
 
 HASH_BYTES = 16
 
@@ -49,8 +50,8 @@ def write_hashes(path: Path, digests: list[bytes]) -> None:
         file.writelines(f"{digest.hex()}\n".encode() for digest in digests)
 
 
-def read_hashes(path: Path) -> set[bytes]:
-    try:
-        return {bytes.fromhex(line) for line in path.read_text().splitlines()}
-    except ValueError:
-        raise UserError(f"{path}: damaged: not a hash in hexadecimal digits on each line") from None
+def read_hashes(path: Path) -> list[bytes]:
+    lines = read_file(path).split(b"\n")
+    if lines.pop() or not all(re.fullmatch(b"[0-9a-f]{%d}" % (2 * HASH_BYTES), x) for x in lines):
+        raise UserError(f"{path}: damaged: not a hash in hexadecimal digits on each line")
+    return [bytes.fromhex(line.decode()) for line in lines]

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -75,14 +74,6 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         model = build_model(networks, config.model.name, image_shape, num_classes, **arguments)
-        if config.train.batch_size == 1:
-            try:
-                deepcopy(model).train()(torch.zeros(1, *image_shape))
-            except ValueError:
-                raise UserError(
-                    "train.batch_size = 1: batch normalisation cannot learn from one image "
-                    "where a map has one pixel"
-                ) from None
     if config.train.channels_last is True and all(w.ndim != 4 for w in model.parameters()):
         raise UserError(
             f"train.channels_last: cannot act on {config.model.name}, which has no convolution"
@@ -177,13 +168,3 @@ def smallest_size(
     sizes = range(min(image_shape[1:]) + 1, 513) if takes(512, "meta") else range(0)
     size = next((size for size in sizes if takes(size, "meta")), None)
     return size if size is not None and takes(size, "cpu") else None
-
-
-def load_weights(weights: dict[str, Tensor], model: nn.Module) -> None:
-    """Raises UserError where model.py no longer makes a network that the weights fit."""
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"the checkpoint's weights do not fit the network as model.py has it now: {error}"
-        ) from None

@@ -10,18 +10,16 @@ from typing import Any
 
 import torch
 
-from nanocnn.run.progress import POSITION
+from nanocnn.run.contents import FORMAT, Checkpoint, check_contents
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import Sealed, is_sealed
 from nanocnn.system.version import __version__
 
-FORMAT = 3
 # What the keys of a config mean, raised whenever the same config trains otherwise than before.
 # 1: version 0.1. 2: losses are summed and divided once by the weight of all images; Muon's AdamW.
 # 3: the mean of the weights (train.ema) begins with a short memory; balanced class weights are of
 # the images that train.overfit_batches leaves
 SEMANTICS = 3
-KEYS = {"format", "model", "optimizer", *POSITION, "config", "data", "data_sha256"}
 
 
 def save_checkpoint(run_dir: Path, names: Sequence[str], checkpoint: dict[str, Any]) -> None:
@@ -46,7 +44,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises UserError for a file that is damaged, even by a bit, or is no checkpoint of this project.
     """
     try:
-        sealed = is_sealed(path)
+        sealed = path.is_file() and is_sealed(path)  # a pipe would be waited for
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     if not sealed:
@@ -72,15 +70,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: its format is {checkpoint['format']}, this version reads {FORMAT}"
         )
-    if missing := KEYS - checkpoint.keys():
-        raise UserError(f"{path}: no checkpoint of this project: no {', '.join(sorted(missing))}")
+    try:
+        check_contents(Checkpoint, checkpoint)
+    except UserError as error:
+        raise UserError(f"{path}: no checkpoint of this project: {error}") from None
     return checkpoint
 
 
 def load_newest(run_dir: Path) -> tuple[Path, dict[str, Any]]:
     """The last checkpoint of a run and its file; where last.pt is damaged, previous.pt."""
     files = [run_dir / name for name in ("last.pt", "previous.pt")]
-    found = [path for path in files if path.is_file()]
+    found = [path for path in files if path.exists()]
     if not found:
         raise UserError(f"{run_dir}: holds no checkpoint to resume from (last.pt)")
     problems: list[str] = []

@@ -1,6 +1,5 @@
 """The run folder itself: made for one run alone, and one process in it at a time."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nanocnn.config.schema import Config, to_yaml
+from nanocnn.run.contents import Facts, read_json
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import replacing, sync_folder
 
@@ -114,12 +114,20 @@ def rewrite_config(config: Config, run_dir: Path) -> None:
 
 
 def read_facts(run_dir: Path) -> dict[str, Any]:
-    """What run.json holds; empty where a crash has damaged it."""
+    """What run.json holds; empty where it is lost or damaged: checkpoints do not need it."""
     try:
-        facts = json.loads((run_dir / "run.json").read_bytes())
-    except (OSError, ValueError):
+        return read_json(run_dir / "run.json", Facts)
+    except (OSError, UserError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+
+
+def identity_of(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another of the same name, None where there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.run.curves import Curves
+from nanocnn.run.folder import identity_of
 from nanocnn.run.progress import Progress
+from nanocnn.run.rows import keep_rows
 from nanocnn.run.sums import Sums
-from nanocnn.system.errors import NonFiniteError
-from nanocnn.system.files import replacing, write_json
+from nanocnn.system.errors import NonFiniteError, UserError
+from nanocnn.system.files import write_json
 from nanocnn.training.learner import StepResult
 
 
@@ -38,11 +40,9 @@ class Record:
         """Go on after `progress`: what files say of later steps is removed from them or hidden."""
         self.run_dir, self.facts, self.progress = run_dir, facts, progress
         self.every, self.steps_per_epoch = every, steps_per_epoch
-        path = run_dir / "metrics.jsonl"
-        rows = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        with replacing(path) as file:
-            file.writelines(rows[: progress.epoch])
-        self.metrics = path.open("a")
+        self.identity = identity_of(run_dir)
+        keep_rows(run_dir / "metrics.jsonl", progress.epoch)
+        self.metrics = (run_dir / "metrics.jsonl").open("a")
         self.curves = Curves(run_dir, progress.step)
         self.epoch, self.training_seconds = progress.epoch, 0.0
         self.sums, self.interval = Sums(), Sums()
@@ -56,6 +56,9 @@ class Record:
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
         self.curves.close()
+        if self.identity != identity_of(self.run_dir):
+            self.metrics.close()
+            return
         # a full disk may well be why it ended
         with suppress(OSError) if error else nullcontext():
             self.metrics.close()
@@ -95,6 +98,7 @@ class Record:
             return
         loss, correct, images, seconds, weight = self.interval.read()
         self.check_finite("the loss", math.isfinite(loss))
+        self.check_folder()
         values = {
             "loss/train": loss / weight,
             "accuracy/train": correct / images,
@@ -105,6 +109,16 @@ class Record:
         self.sums.add(loss, correct, images, weight)
         self.training_seconds += seconds
         self.interval = Sums()
+
+    def check_folder(self) -> None:
+        """Raises UserError where what has the run folder's name is not the run folder any more."""
+        now = identity_of(self.run_dir)
+        if now != self.identity:
+            what, other = ("replaced", "the new one") if now else ("deleted or moved", "it")
+            raise UserError(
+                f"{self.run_dir}: the run folder was {what} during the run, which ends here; "
+                f"nothing was written to {other}"
+            )
 
     def check_finite(self, what: str, is_finite: bool) -> None:
         if not is_finite:
@@ -131,6 +145,7 @@ class Record:
         self.check_finite(
             "the validation loss", validation is None or math.isfinite(validation.loss)
         )
+        self.check_folder()
         step = self.progress.step
         loss, correct, images, seconds, weight = self.sums.read()
         row = {
@@ -153,21 +168,7 @@ class Record:
 
     def flush(self) -> None:
         """Bring to disk what belongs to the checkpoint that follows."""
+        self.check_folder()
         self.curves.flush()
         self.metrics.flush()
         os.fsync(self.metrics.fileno())
-
-
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """A row of metrics.jsonl for people."""
-    val_loss, val_accuracy = row["val_loss"], row["val_accuracy"]
-    parts = [
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
-        f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:7.2%}",
-        f"val loss {val_loss:.4f} accuracy {val_accuracy:7.2%}"
-        if val_loss is not None
-        else "no val",
-        f"{row['images_per_second']:,.0f} images/s",
-        f"{row['seconds']:.1f} s",
-    ]
-    return " | ".join(parts)

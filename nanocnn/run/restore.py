@@ -1,16 +1,17 @@
 """From a run folder or a checkpoint back to its network."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from nanocnn.config.load import config_from_dict
-from nanocnn.config.schema import Config
+from nanocnn.config.schema import OWN_IMAGES, Config
 from nanocnn.images.content import read_hashes
-from nanocnn.images.splits import DataInfo, Split, image_hashes
-from nanocnn.networks.build import Networks, build_network, load_weights
+from nanocnn.images.splits import DataInfo, Split, class_names, image_hashes, image_shape
+from nanocnn.networks.build import Networks, build_network
+from nanocnn.networks.weights import load_weights
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.system.errors import UserError
 
@@ -31,13 +32,11 @@ def restore(path: Path | str, *, networks: Networks) -> Restored:
     path = find_checkpoint(Path(path))
     checkpoint = load_checkpoint(path)
     config = parse_config(path, checkpoint, networks)
-    try:
-        info = TypeAdapter(DataInfo).validate_python(checkpoint["data"])
-    except ValidationError as error:
-        raise UserError(f"{path}: its data: {error}") from None
+    info = parse_info(path, checkpoint, config)
     model = build_network(config, networks, info.image_shape, len(info.classes), trained=True)
     try:
-        load_weights(checkpoint.get("ema", checkpoint["model"]), model)  # what was validated
+        # what was validated
+        load_weights(checkpoint.get("ema", {}) if config.train.ema else checkpoint["model"], model)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return Restored(model, config, info, checkpoint, path)
@@ -45,9 +44,28 @@ def restore(path: Path | str, *, networks: Networks) -> Restored:
 
 def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> Config:
     """The config of a checkpoint that was read from `path`."""
-    if not isinstance(checkpoint["config"], dict):
-        raise UserError(f"{path}: its config should be a dict")
-    return config_from_dict(checkpoint["config"], networks, lambda key: f"{path}, its config")
+    config = config_from_dict(checkpoint["config"], networks, lambda key: f"{path}, its config")
+    if checkpoint["epoch"] > config.train.epochs:
+        raise UserError(
+            f"{path}: its epoch {checkpoint['epoch']} is beyond the {config.train.epochs} of its "
+            "config"
+        )
+    return config
+
+
+def parse_info(path: Path, checkpoint: dict[str, Any], config: Config) -> DataInfo:
+    """What a checkpoint that was read from `path` knows of the data of its `config`."""
+    known = {field.name for field in fields(DataInfo)}
+    info = DataInfo(**{key: value for key, value in checkpoint["data"].items() if key in known})
+    if info.dataset != config.data.dataset:
+        raise UserError(
+            f"{path}: its data is of {info.dataset}, its config of {config.data.dataset}"
+        )
+    if info.dataset not in OWN_IMAGES:
+        expected = class_names(config.data), image_shape(config.data)
+        if (info.classes, info.image_shape) != expected:
+            raise UserError(f"{path}: its data does not have the classes and sizes of its config")
+    return info
 
 
 def find_checkpoint(path: Path | None) -> Path:
@@ -90,9 +108,19 @@ def find_seeds(path: Path | None) -> list[Path]:
     return sorted(found, key=lambda file: int(file.parent.name[5:]))
 
 
-def trained_on(run_dir: Path, split: Split) -> int | None:
-    """How many images of `split` the run was trained on; None if it does not say."""
-    if not (run_dir / "train_hashes.txt").exists():
+def trained_on(run_dir: Path, split: Split, info: DataInfo) -> int | None:
+    """How many images of `split` the run was trained on, as `info` says; None if it is not known.
+
+    Raises UserError where the list of the training images is damaged.
+    """
+    path = run_dir / "train_hashes.txt"
+    if not path.exists():
         return None
-    training = read_hashes(run_dir / "train_hashes.txt")
-    return sum(digest in training for digest in image_hashes(split))
+    training = read_hashes(path)
+    if info.class_counts and len(training) != sum(info.class_counts):
+        raise UserError(
+            f"{path}: damaged: {len(training):,} hashes of {sum(info.class_counts):,} training "
+            "images; without this file it is not told how many of the images were trained on"
+        )
+    known = set(training)
+    return sum(digest in known for digest in image_hashes(split))

@@ -1,16 +1,21 @@
 """Which run to go on with, and whether it may go on under a config."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanocnn.config.load import load_config
 from nanocnn.config.schema import Config, leaves
+from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.build import Networks
-from nanocnn.run.checkpoint import SEMANTICS, load_newest
+from nanocnn.run.checkpoint import SEMANTICS, load_checkpoint, load_newest
 from nanocnn.run.folder import locked, read_facts
+from nanocnn.run.progress import Progress, progress_of
 from nanocnn.run.restore import parse_config
 from nanocnn.system.errors import UserError
 from nanocnn.system.version import __version__
+from nanocnn.training.learner import Learner
 
 # where a run computes and reads, and how often it writes: what may be another when it goes on
 FREE = {"device", "data.root", "data.memory_limit", "log.every", "train.checkpoint_every"}
@@ -53,7 +58,7 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
             f"--resume {run_dir}: a run goes on with its own config; different are {listed}; "
             f"allowed are more train.epochs, and another {', '.join(sorted(FREE))}"
         )
-    return Place(run_dir, checkpoint, is_begun=True)
+    return Place(run_dir, check_best(run_dir, checkpoint, config.train.epochs), is_begun=True)
 
 
 def resume_newest(config: Config, run_dir: Path | None, networks: Networks) -> Place | None:
@@ -125,6 +130,57 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
     }
     acts = since_2 | (since_1 if semantics < 2 else {})
     return [key for key, is_changed in acts.items() if is_changed]
+
+
+def check_best(run_dir: Path, checkpoint: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """The checkpoint of a run of `epochs` in all, without its best epoch where best.pt is lost.
+
+    Then the best of the epochs to come is kept. Raises UserError where none is to come, or where
+    the last one is the best one and there to be copied.
+    """
+    best, last = run_dir / "best.pt", run_dir / "last.pt"
+    if checkpoint["best_epoch"] == 0:
+        return checkpoint
+    try:
+        found = load_checkpoint(best)["epoch"]
+        if found >= checkpoint["best_epoch"]:
+            return checkpoint
+        problem = f"{best}: holds epoch {found}, not {checkpoint['best_epoch']}, the best one"
+    except UserError as error:
+        problem = str(error)
+    if checkpoint["best_epoch"] == checkpoint["epoch"] and checkpoint["partial"] is None:
+        copy = f"cp {shlex.quote(str(last))} {shlex.quote(str(best))}"
+        raise UserError(f"{problem}; the last epoch was the best one: {copy}")
+    if checkpoint["epoch"] >= epochs:
+        raise UserError(f"{problem}; {last} holds epoch {checkpoint['epoch']}, the last one")
+    print(f"warning: {problem}; the best of the epochs to come is kept instead", file=sys.stderr)
+    return checkpoint | {"best_epoch": checkpoint["epoch"], "best_score": (-1.0, 0.0)}
+
+
+def go_on(checkpoint: dict[str, Any], data: TrainingData, learner: Learner) -> Progress:
+    """Give `learner` the state of `checkpoint`, and say how far its run had come.
+
+    Raises UserError where the images, or the networks and optimizers of this version, are others.
+    """
+    if checkpoint["data_sha256"] != data.sha256:
+        raise UserError("the images are not those that the run began with: their checksum differs")
+    progress = progress_of(checkpoint)
+    done = progress.step - progress.epoch * data.steps_per_epoch
+    if not 0 <= done <= data.steps_per_epoch or (progress.partial is None) != (done == 0):
+        raise UserError(
+            f"the checkpoint's step {progress.step:,} is not one of epoch {progress.epoch + 1}, "
+            f"where an epoch has {data.steps_per_epoch:,} steps"
+        )
+    try:
+        learner.load(checkpoint)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the checkpoint's state does not fit this version: {error}") from None
+    if progress.partial is not None:  # version 0.1 did not note the rate of the last step
+        group = learner.optimizer.param_groups[0]
+        progress.partial.setdefault("lr", group["lr"] / group["lr_mult"])
+    return progress
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -14,11 +14,11 @@ from nanocnn.images.report import keep_data_report
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.checkpoint import save_checkpoint
 from nanocnn.run.folder import locked, rewrite_config
-from nanocnn.run.progress import Due, Progress, progress_of
-from nanocnn.run.record import Record, epoch_line
-from nanocnn.run.resume import Place
+from nanocnn.run.progress import Due, Progress
+from nanocnn.run.record import Record
+from nanocnn.run.resume import Place, go_on
+from nanocnn.run.rows import epoch_line
 from nanocnn.run.start import announce, announce_place, facts_of, prepare_folder
-from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped, StopRequest, handled
 from nanocnn.system.startup import Laps
 from nanocnn.training.learner import Learner, StepResult
@@ -170,23 +170,3 @@ class Run:
         if "last.pt" in names:
             self._saved = (progress.epoch, progress.step)
         self._laps("saving")
-
-
-def go_on(checkpoint: dict[str, Any], data: TrainingData, learner: Learner) -> Progress:
-    """Give `learner` the state of `checkpoint`, and say how far its run had come.
-
-    Raises UserError where the images, or the networks and optimizers of this version, are others.
-    """
-    if checkpoint["data_sha256"] != data.sha256:
-        raise UserError("the images are not those that the run began with: their checksum differs")
-    try:
-        learner.load(checkpoint)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"the checkpoint's state does not fit this version: {error}") from None
-    progress = progress_of(checkpoint)
-    if progress.partial is not None:  # version 0.1 did not note the rate of the last step
-        group = learner.optimizer.param_groups[0]
-        progress.partial.setdefault("lr", group["lr"] / group["lr_mult"])
-    return progress

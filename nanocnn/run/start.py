@@ -76,6 +76,12 @@ def facts_of(data: TrainingData, computing: Computing, laps: Laps, place: Place)
     started, resumed = now, []
     if place.is_begun and place.run_dir:
         earlier = read_facts(place.run_dir)
+        if not earlier:
+            print(
+                f"warning: {place.run_dir / 'run.json'}: lost or damaged; what it said of earlier "
+                "times is not known any more",
+                file=sys.stderr,
+            )
         started = earlier.get("started", now)
         resumed = [
             *earlier.get("resumed", []),

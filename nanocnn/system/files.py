@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nanocnn.system.errors import UserError
+
 MARK = b"nanocnn sha256 "  # before the checksum that ends a sealed file
 SEAL = len(MARK) + hashlib.sha256().digest_size
 
@@ -26,7 +28,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if previous and path.exists() and is_sealed(path):
+        if previous and path.is_file() and is_sealed(path):
             keep_copy(path, previous)
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -71,6 +73,17 @@ class Sealed:
             file.flush()
             if not is_sealed(Path(file.name)):
                 raise OSError(errno.EIO, "the disk gave back something else than was written")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of the file at `path`.
+
+    Raises OSError where there is none, and UserError for what is no file: a pipe would be waited
+    for.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: should be a file")
+    return path.read_bytes()
 
 
 def is_sealed(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.evaluate import AverageFlips, Evaluation, evaluate
 from nanocnn.images.splits import DataInfo
-from nanocnn.networks.build import load_weights
 from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.weights import check_like, load_weights
+from nanocnn.system.errors import UserError
 from nanocnn.training.device import Computing
 from nanocnn.training.loss import build_loss
 from nanocnn.training.optimizer import build_optimizer
+from nanocnn.training.optimizer_state import load_optimizer
 
 
 class StepResult(NamedTuple):
@@ -34,6 +37,7 @@ class Learner:
     """
 
     def __init__(self, model: nn.Module, config: Config, info: DataInfo, computing: Computing):
+        refuse_single_image(model, config, info)
         self.computing = computing
         self.model = computing.place(model)
         self.loss = build_loss(config.loss, info).to(computing.device)
@@ -107,11 +111,13 @@ class Learner:
 
         Raises an error where it does not fit.
         """
+        load_optimizer(states["optimizer"], self.optimizer, states["step"])
+        if self.scaler.is_enabled():
+            check_like(states["scaler"], self.scaler.state_dict(), "the checkpoint's scaler")
+            self.scaler.load_state_dict(states["scaler"])
         for name, part in self.parts.items():
             if isinstance(part, nn.Module):
                 load_weights(states[name], part)
-            else:
-                part.load_state_dict(states[name])
         if self._ema:
             self._ema.n_averaged.fill_(states["step"])
 
@@ -133,3 +139,18 @@ class Learner:
         leftover = 1 if self._options.batch_size > 1 else 0
         full = math.ceil((images - leftover) / self._options.batch_size)
         return max(1, min(self._options.accumulate, full))
+
+
+def refuse_single_image(model: nn.Module, config: Config, info: DataInfo) -> None:
+    """Raises UserError where a step has one image and `model` cannot learn from one."""
+    batch_size, images = config.train.batch_size, sum(info.class_counts)
+    if batch_size > 1 and images != 1:
+        return
+    what = "train.batch_size = 1" if batch_size == 1 else "a single training image"
+    try:
+        with torch.random.fork_rng(devices=[]):  # of dropout
+            deepcopy(model).cpu().train()(torch.zeros(1, *info.image_shape))
+    except ValueError:
+        raise UserError(
+            f"{what}: batch normalisation cannot learn from one image where a map has one pixel"
+        ) from None

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import pickle
 import resource
@@ -223,11 +224,12 @@ def test_fault_21_a_checkpoint_that_does_not_fit_the_project_is_refused(digits_r
     data = checkpoint["config"]["data"] | {"image_size": 20}
     changed = {
         "weights do not fit": {"model": weights},
-        "size mismatch": {"data": checkpoint["data"] | {"classes": ["a", "b"]}},
+        "a count for each of 2 classes": {"data": checkpoint["data"] | {"classes": ["a", "b"]}},
+        "its data.std.0 = nan": {"data": checkpoint["data"] | {"std": [math.nan]}},
         "its config": {"config": [1]},
         "unknown key": {"config": checkpoint["config"] | {"other": 1}},
         "its data": {"data": {"classes": ["a"]}},
-        "trained on 1x28x28": {"config": checkpoint["config"] | {"data": data}},
+        "the classes and sizes of its config": {"config": checkpoint["config"] | {"data": data}},
     }
     for message, change in changed.items():
         save_checkpoint(Path(), ["changed.pt"], checkpoint | change)
