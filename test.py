@@ -8,6 +8,7 @@ python test.py --ckpt runs/mine --split val --json result.json   # '-' is standa
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import Namespace
@@ -28,10 +29,12 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     """
     # here and not above, so that --help answers at once
     from model import MODELS
+    from nanocnn.config.schema import OWN_IMAGES
     from nanocnn.evaluation.evaluate import AverageFlips, evaluate
     from nanocnn.evaluation.tables import figures
     from nanocnn.images.batches import Batches
-    from nanocnn.images.splits import load_split
+    from nanocnn.images.report import warn_of_two_labels
+    from nanocnn.images.splits import image_hashes, load_split
     from nanocnn.networks.build import catalogue
     from nanocnn.networks.fused import fuse_pooling
     from nanocnn.networks.rewrite import Folding, fold_batch_norm
@@ -42,8 +45,16 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     # the trained network, and the images: only here, and only when asked, is the test split read
     model, config, info, checkpoint, _ = restore(path, networks=catalogue(MODELS))
     computing = pick_computing(config, args.device)
-    data = config.data.model_copy(update={"root": args.data_root or config.data.root})
+    data = config.data.model_copy(
+        update={
+            "root": args.data_root or config.data.root,
+            "skip_unreadable": args.skip_unreadable or config.data.skip_unreadable,
+        }
+    )
+    if args.skip_unreadable and data.dataset not in OWN_IMAGES:
+        raise UserError(f"--skip-unreadable: cannot act on {data.dataset}, only on own images")
     split = load_split(args.split, data, config.seed, info)
+    warn_of_two_labels({args.split: split}, {args.split: image_hashes(split)}, info.classes)
     batch_size = args.batch_size or config.train.batch_size
     batches = Batches(split, info, batch_size, computing.device)
 
@@ -91,7 +102,15 @@ def parse(arguments: Sequence[str]) -> Namespace:
         "--json", metavar="FILE", help="write the report there too; - prints it alone"
     )
     parser.add_argument(
-        "--data-root", metavar="DIR", help="where the images are now, if they have moved"
+        "--data-root",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="where the images are now, if they have moved",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out files in test/ that are no images; default: as in training",
     )
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: as in training"
@@ -106,6 +125,11 @@ def parse(arguments: Sequence[str]) -> Namespace:
     args = parser.parse_args(arguments)
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
+    if args.skip_unreadable and args.split != "test":
+        raise UserError(
+            f"--skip-unreadable --split {args.split}: those are the images of the training, which "
+            "data.skip_unreadable chose; allowed with --split test"
+        )
     if args.json not in (None, "-"):
         copy = Path(args.json)
         if copy.is_dir() or not copy.parent.is_dir():
@@ -116,7 +140,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
     from nanocnn.evaluation.metrics import mean_of_seeds
-    from nanocnn.evaluation.tables import print_report
+    from nanocnn.evaluation.tables import print_report, print_unreadable
     from nanocnn.run.restore import find_checkpoints
     from nanocnn.system.files import write_json
 
@@ -140,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
     result, files = reports[0], [report_file(path, args.split) for path in paths]
     if len(paths) > 1:
         seeds = mean_of_seeds([report["accuracy"] for report in reports])
-        result = {key: reports[0][key] for key in ("dataset", "split", "n")} | {
+        result = {key: reports[0][key] for key in ("dataset", "split", "n", "unreadable")} | {
             "accuracy": seeds.mean,
             "sd": seeds.sd,
             "ci95": seeds.ci95,
@@ -153,6 +177,7 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(result, indent=2))
     elif len(paths) > 1:
         print(f"{result['dataset']}, {args.split} split: accuracy {seeds}")
+        print_unreadable(result)
     else:
         print_report(result)
     try:
