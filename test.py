@@ -14,11 +14,14 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanocnn.system.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.startup import prepare_process
+
+if TYPE_CHECKING:
+    from nanocnn.config.schema import Data
 
 
 def judge(path: Path, args: Namespace) -> dict[str, Any]:
@@ -29,7 +32,6 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     """
     # here and not above, so that --help answers at once
     from model import MODELS
-    from nanocnn.config.schema import OWN_IMAGES
     from nanocnn.evaluation.evaluate import AverageFlips, evaluate
     from nanocnn.evaluation.tables import figures
     from nanocnn.images.batches import Batches
@@ -45,15 +47,7 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     # the trained network, and the images: only here, and only when asked, is the test split read
     model, config, info, checkpoint, _ = restore(path, networks=catalogue(MODELS))
     computing = pick_computing(config, args.device)
-    data = config.data.model_copy(
-        update={
-            "root": args.data_root or config.data.root,
-            "skip_unreadable": args.skip_unreadable or config.data.skip_unreadable,
-        }
-    )
-    if args.skip_unreadable and data.dataset not in OWN_IMAGES:
-        raise UserError(f"--skip-unreadable: cannot act on {data.dataset}, only on own images")
-    split = load_split(args.split, data, config.seed, info)
+    split = load_split(args.split, asked_for(config.data, args), config.seed, info)
     warn_of_two_labels({args.split: split}, {args.split: image_hashes(split)}, info.classes)
     batch_size = args.batch_size or config.train.batch_size
     batches = Batches(split, info, batch_size, computing.device)
@@ -83,6 +77,18 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
         "evaluation_seconds": seconds,
         "average_flips": config.data.average_flips,
     }
+
+
+def asked_for(data: Data, args: Namespace) -> Data:
+    """`data` as in training, but for what `args` say. Raises UserError for what cannot act."""
+    from nanocnn.config.schema import OWN_IMAGES
+
+    changes: dict[str, Any] = {"root": args.data_root} if args.data_root else {}
+    if args.skip_unreadable:
+        if data.dataset not in OWN_IMAGES:
+            raise UserError(f"--skip-unreadable: cannot act on {data.dataset}, only on own images")
+        changes["skip_unreadable"] = True
+    return data.model_copy(update=changes)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:

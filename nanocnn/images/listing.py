@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shlex
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +123,9 @@ def below_root(root: Path, path: str, line: str) -> str:
         else:
             right = repr(path.replace("\\", "/"))
         raise UserError(f"{line}: {path!r} has backslashes; should be {right}")
+    if not path.isascii() and not os.path.exists(root / path):  # listed on another system
+        forms = [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
+        path = next((form for form in forms if os.path.exists(root / form)), path)
     relative = Path(os.path.expanduser(path))
     if relative.is_absolute():
         relative = relative_to(root, relative)

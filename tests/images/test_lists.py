@@ -8,13 +8,16 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from conftest import load_config
 from PIL import Image
 
 from nanocnn.config.schema import Data
 from nanocnn.images.listing import list_split
 from nanocnn.images.names import look_alikes
+from nanocnn.images.report import print_data_report
 from nanocnn.images.splits import load_splits
 from nanocnn.images.stream import Stream
+from nanocnn.images.training_data import TrainingData
 from nanocnn.run.checkpoint import load_checkpoint, save_checkpoint
 from nanocnn.system.errors import UserError, complain
 
@@ -108,6 +111,7 @@ def test_a_run_on_a_few_images_tells_of_those_left_out_too(tmp_path, script):
     assert len(Path("run/unreadable.txt").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_held_out_others_before_is_not_gone_on_with(tmp_path, script):
     pictures(tmp_path, {"a": 6, "b": 6})
     begun = options(tmp_path, "data.skip_unreadable=true", "schedule={name: constant}")
@@ -118,6 +122,7 @@ def test_a_run_that_held_out_others_before_is_not_gone_on_with(tmp_path, script)
     assert resumed.code == 2 and "whose data.skip_unreadable differs" in resumed.error
 
 
+@pytest.mark.slow
 def test_stray_files_in_test_are_left_out_where_test_py_is_told_so(tmp_path, script):
     root = tmp_path / "my"
     pictures(pictures(root, {"a": 6, "b": 6}), {"a": 2, "b": 2}, "test")
@@ -138,6 +143,7 @@ def test_stray_files_in_test_are_left_out_where_test_py_is_told_so(tmp_path, scr
     assert json.loads(Path("runs/test.json").read_text())["unreadable"] == report["unreadable"]
 
 
+@pytest.mark.slow
 def test_the_images_of_the_training_are_as_they_were_chosen(tmp_path, script):
     root = pictures(tmp_path / "my", {"a": 9, "b": 9})
     assert script("train.py", *options(root, "--run-dir", "run")).code == 0
@@ -154,25 +160,21 @@ def test_the_images_of_the_training_are_as_they_were_chosen(tmp_path, script):
 # what classes are called
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian, with a zero-width non-joiner
+@pytest.mark.slow
+def test_names_that_are_written_so_in_their_language_are_classes(tmp_path, script):
+    names = [
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian: a zero-width non-joiner
         "👩\u200d🚀",
         "Donau\xaddampf",
         "New\xa0York",
         "\U0001fae8",  # newer than some a Python's tables
-        NFC,
-        NFD,
-    ],
-)
-def test_a_name_that_is_written_so_in_its_language_is_a_class(tmp_path, script, name):
-    root = pictures(pictures(tmp_path / "my", {name: 6, "b": 6}), {name: 2, "b": 1}, "test")
+    ]
+    root = pictures(tmp_path / "my", dict.fromkeys([*names, NFD], 3))
+    pictures(root, dict.fromkeys([*names, NFC], 1), "test")
     assert script("train.py", *options(root, "--run-dir", "run")).code == 0
     assert script("test.py", "--ckpt", "run").code == 0
-    assert json.loads(Path("run/test.json").read_text())["n"] == 3
-    shown = NFC if name == NFD else name
-    assert shown in load_checkpoint(Path("run/last.pt"))["data"]["classes"]
+    rows = json.loads(Path("run/test.json").read_text())["per_class"]
+    assert {row["name"]: row["support"] for row in rows} == dict.fromkeys([*names, NFC], 1)
 
 
 @pytest.mark.parametrize(
@@ -251,27 +253,40 @@ def test_names_that_look_alike_are_told(tmp_path, script):
 # one picture, two labels
 
 
-def test_a_picture_with_two_labels_is_told(tmp_path, script):
-    root = pictures(pictures(tmp_path / "my", {"a": 6, "b": 6}), {"a": 3, "b": 3}, "test")
-    assert "another class" not in script("train.py", *options(root, "--dry-run")).error
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["data.memory_limit=1"],
+        ["data.validation=0"],
+        ["data.validation=0", "train.overfit_batches=1", "train.batch_size=12"],
+    ],
+)
+def test_a_picture_with_two_labels_is_told(tmp_path, capsys, changes):
+    root = pictures(tmp_path, {"a": 6, "b": 6})
+    config = load_config("digits.yaml", ["data.dataset=folder", f"data.root={root}", *changes])
+    if "train.overfit_batches=1" not in changes:
+        clean = TrainingData(config)
+        print_data_report(clean.splits, clean.info, clean.hashes)
+        assert "another class" not in capsys.readouterr().err
     shutil.copy(root / "train/a/1.png", root / "train/b/also 1.png")
-    for more in ([], ["data.memory_limit=1"], ["data.validation=0"]):
-        told = script("train.py", *options(root, "--dry-run", *more)).error
-        assert "warning: 1 images have the pixels of an image of another class" in told
-        assert "train/a/1.png (a)" in told and "train/b/also 1.png (b)" in told
-    few = ["train.overfit_batches=1", "train.batch_size=12", "data.validation=0", "--dry-run"]
-    assert "also 1.png (b)" in script("train.py", *options(root, *few)).error
-    assert script("train.py", *options(root, "--run-dir", "run")).code == 0
+    data = TrainingData(config)
+    print_data_report(data.splits, data.info, data.hashes)
+    told = capsys.readouterr().err
+    assert "warning: 1 images have the pixels of an image of another class" in told
+    assert "train/a/1.png (a)" in told and "train/b/also 1.png (b)" in told
+
+
+@pytest.mark.slow
+def test_a_picture_with_another_label_elsewhere_is_told(tmp_path, script):
+    root = pictures(pictures(tmp_path / "my", {"a": 6, "b": 6}), {"a": 3, "b": 3}, "val")
+    pictures(root, {"a": 3, "b": 3}, "test")
+    shutil.copy(root / "train/a/1.png", root / "val/b/1.png")
     shutil.copy(root / "test/a/1.png", root / "test/b/also.png")
+    told = script("train.py", *options(root, "--run-dir", "run")).error
+    assert "the first is val/b/1.png (b), as train/a/1.png (a)" in told
     told = script("test.py", "--ckpt", "run").error
     assert "the first is test/b/also.png (b), as test/a/1.png (a)" in told
-
-
-def test_a_picture_with_another_label_in_validation_is_told(tmp_path, script):
-    root = pictures(pictures(tmp_path / "my", {"a": 6, "b": 6}), {"a": 3, "b": 3}, "val")
-    shutil.copy(root / "train/a/1.png", root / "val/b/1.png")
-    told = script("train.py", *options(root, "--dry-run")).error
-    assert "val/b/1.png (b), as train/a/1.png (a)" in told
 
 
 # where the pictures are
@@ -341,6 +356,7 @@ def test_folders_within_a_class_are_not_passed_over(tmp_path, skip):
         ("./train/a.png", "./train/a.png"),
         ("train/a  b.png", "train/a  b.png"),
         ("odd\\name.png", "odd\\name.png"),
+        (f"{NFC}.png", f"{NFD}.png"),
     ],
 )
 def test_a_path_of_a_list_is_taken_wherever_it_is_below_the_root(
@@ -349,7 +365,8 @@ def test_a_path_of_a_list_is_taken_wherever_it_is_below_the_root(
     monkeypatch.setenv("HOME", str(tmp_path))
     root = tmp_path / "my"
     root.mkdir()
-    (root / "odd\\name.png").touch()
+    for name in ("odd\\name.png", f"{NFD}.png"):
+        (root / name).touch()
     (tmp_path / "link").symlink_to("my")
     line = path.format(root=root, link=tmp_path / "link") + ",a"
     assert list_split(from_csv(root, line), "train").paths == [meant]
@@ -377,6 +394,7 @@ def test_a_path_of_a_list_that_cannot_be_is_refused_with_the_right_one(tmp_path,
     assert message in str(error.value) and "train.csv, line 2" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch, script):
     monkeypatch.setenv("HOME", str(tmp_path))
     pictures(pictures(tmp_path / "my", {"a": 6, "b": 6}), {"a": 1, "b": 1}, "test")
