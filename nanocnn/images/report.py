@@ -71,22 +71,24 @@ def warn_of_two_labels(
     splits: dict[str, Split], digests: dict[str, list[bytes]], classes: list[str]
 ) -> None:
     """Name the images with the pixels of one of another class: one of the two is mislabelled."""
-    first: dict[bytes, tuple[int, str]] = {}
-    contradictions = []
+
+    def shown(name: str, index: int) -> str:
+        files, label = splits[name].files, classes[int(splits[name].labels[index])]
+        return f"{files.paths[index] if files else f'{name} number {index}'} ({label})"
+
+    first: dict[bytes, tuple[int, str, int]] = {}
+    pairs = []
     for name, split in splits.items():
-        for index, (digest, label) in enumerate(
-            zip(digests[name], split.labels.tolist(), strict=True)
-        ):
-            place = split.files.paths[index] if split.files else f"{name} number {index}"
-            earlier, where = first.setdefault(digest, (label, place))
-            if earlier != label:
-                contradictions.append(
-                    f"{place} ({classes[label]}), as {where} ({classes[earlier]})"
-                )
-    if contradictions:
+        labelled = zip(digests[name], split.labels.tolist(), strict=True)
+        for index, (digest, label) in enumerate(labelled):
+            earlier = first.setdefault(digest, (label, name, index))
+            if earlier[0] != label:
+                pairs.append((name, index, *earlier[1:]))
+    if pairs:
+        name, index, other_name, other = pairs[0]
         print(
-            f"warning: {len(contradictions):,} images have the pixels of an image of another "
-            f"class: the first is {contradictions[0]}",
+            f"warning: {len(pairs):,} images have the pixels of an image of another class: "
+            f"the first is {shown(name, index)}, as {shown(other_name, other)}",
             file=sys.stderr,
         )
 
