@@ -8,16 +8,20 @@ python test.py --ckpt runs/mine --split val --json result.json   # '-' is standa
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanocnn.system.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.startup import prepare_process
+
+if TYPE_CHECKING:
+    from nanocnn.config.schema import Data
 
 
 def judge(path: Path, args: Namespace) -> dict[str, Any]:
@@ -31,7 +35,8 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     from nanocnn.evaluation.evaluate import AverageFlips, evaluate
     from nanocnn.evaluation.tables import figures
     from nanocnn.images.batches import Batches
-    from nanocnn.images.splits import load_split
+    from nanocnn.images.report import warn_of_two_labels
+    from nanocnn.images.splits import image_hashes, load_split
     from nanocnn.networks.build import catalogue
     from nanocnn.networks.fused import fuse_pooling
     from nanocnn.networks.rewrite import Folding, fold_batch_norm
@@ -42,8 +47,8 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     # the trained network, and the images: only here, and only when asked, is the test split read
     model, config, info, checkpoint, _ = restore(path, networks=catalogue(MODELS))
     computing = pick_computing(config, args.device)
-    data = config.data.model_copy(update={"root": args.data_root or config.data.root})
-    split = load_split(args.split, data, config.seed, info)
+    split = load_split(args.split, asked_for(config.data, args), config.seed, info)
+    warn_of_two_labels({args.split: split}, {args.split: image_hashes(split)}, info.classes)
     batch_size = args.batch_size or config.train.batch_size
     batches = Batches(split, info, batch_size, computing.device)
 
@@ -74,6 +79,18 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     }
 
 
+def asked_for(data: Data, args: Namespace) -> Data:
+    """`data` as in training, but for what `args` say. Raises UserError for what cannot act."""
+    from nanocnn.config.schema import OWN_IMAGES
+
+    changes: dict[str, Any] = {"root": args.data_root} if args.data_root else {}
+    if args.skip_unreadable:
+        if data.dataset not in OWN_IMAGES:
+            raise UserError(f"--skip-unreadable: cannot act on {data.dataset}, only on own images")
+        changes["skip_unreadable"] = True
+    return data.model_copy(update=changes)
+
+
 def parse(arguments: Sequence[str]) -> Namespace:
     """The command line. Raises UserError for a value that cannot be."""
     parser = script_parser("test.py", __doc__)
@@ -91,7 +108,15 @@ def parse(arguments: Sequence[str]) -> Namespace:
         "--json", metavar="FILE", help="write the report there too; - prints it alone"
     )
     parser.add_argument(
-        "--data-root", metavar="DIR", help="where the images are now, if they have moved"
+        "--data-root",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="where the images are now, if they have moved",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out files in test/ that are no images; default: as in training",
     )
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: as in training"
@@ -106,6 +131,11 @@ def parse(arguments: Sequence[str]) -> Namespace:
     args = parser.parse_args(arguments)
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
+    if args.skip_unreadable and args.split != "test":
+        raise UserError(
+            f"--skip-unreadable --split {args.split}: those are the images of the training, which "
+            "data.skip_unreadable chose; allowed with --split test"
+        )
     if args.json not in (None, "-"):
         copy = Path(args.json)
         if copy.is_dir() or not copy.parent.is_dir():
@@ -116,7 +146,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
     from nanocnn.evaluation.metrics import mean_of_seeds
-    from nanocnn.evaluation.tables import print_report
+    from nanocnn.evaluation.tables import print_report, print_unreadable
     from nanocnn.run.restore import find_checkpoints
     from nanocnn.system.files import write_json
 
@@ -140,7 +170,7 @@ def main(arguments: Sequence[str]) -> None:
     result, files = reports[0], [report_file(path, args.split) for path in paths]
     if len(paths) > 1:
         seeds = mean_of_seeds([report["accuracy"] for report in reports])
-        result = {key: reports[0][key] for key in ("dataset", "split", "n")} | {
+        result = {key: reports[0][key] for key in ("dataset", "split", "n", "unreadable")} | {
             "accuracy": seeds.mean,
             "sd": seeds.sd,
             "ci95": seeds.ci95,
@@ -153,6 +183,7 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(result, indent=2))
     elif len(paths) > 1:
         print(f"{result['dataset']}, {args.split} split: accuracy {seeds}")
+        print_unreadable(result)
     else:
         print_report(result)
     try:

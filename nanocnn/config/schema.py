@@ -3,12 +3,13 @@
 What only the networks know, their names and keys, `load.py` adds.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from nanocnn.config.strict_yaml import inline
@@ -85,7 +86,9 @@ class Augment(Section):
 
 class Data(Section):
     dataset: DataSetName = "digits"
-    root: str = Field("data", description="folder where data sets live")
+    root: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
+        "data", description="folder where data sets live"
+    )
     channels: Literal[1, 3] | None = Field(
         None, description="of your own images: 1 = grey, 3 = colour; null = 1 if all are grey"
     )

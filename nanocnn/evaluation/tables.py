@@ -23,6 +23,11 @@ def figures(evaluation: Evaluation, labels: Tensor, classes: list[str]) -> dict[
     }
 
 
+def print_unreadable(report: dict[str, Any]) -> None:
+    if report["unreadable"]:
+        print(f"files left out, since they cannot be read: {len(report['unreadable']):,}")
+
+
 def print_report(report: dict[str, Any]) -> None:
     low, high = report["ci95"]
     print(f"{report['checkpoint']}, epoch {report['epoch']}")
@@ -35,8 +40,7 @@ def print_report(report: dict[str, Any]) -> None:
     print("evaluated in {evaluation_seconds:.2f} s".format(**report))
     if report["average_flips"]:
         print("by the mean of the logits of each image and its mirror image (data.average_flips)")
-    if report["unreadable"]:
-        print(f"files left out, since they cannot be read: {len(report['unreadable']):,}")
+    print_unreadable(report)
     if report["folding"]["layers"]:
         print("batch normalisation folded: {layers} layers".format(**report["folding"]))
     if not report["folding"]["exact"]:

@@ -1,8 +1,10 @@
 """Which pictures a folder or a CSV file names, and of which class each is; none is opened here."""
 
 import csv
+import os
 import re
 import shlex
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +12,9 @@ import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Data
-from nanocnn.system.errors import UserError, did_you_mean
+from nanocnn.images.names import by_class
+from nanocnn.images.places import natural, place, refuse_misnamed, refuse_missing, visible
+from nanocnn.system.errors import UserError
 
 
 class Listing(NamedTuple):
@@ -20,66 +24,27 @@ class Listing(NamedTuple):
     paths: list[str]  # below data.root
     labels: Tensor  # (N,) int64
     classes: list[str]
+    unreadable: tuple[str, ...] = ()  # path and reason of each file that was left out
 
     def take(self, chosen: Tensor) -> "Listing":
         paths = [self.paths[index] for index in chosen.tolist()]
         return self._replace(paths=paths, labels=self.labels[chosen])
 
 
-def has_split(data: Data, split: str) -> bool:
-    """Raises UserError where it is there under another name."""
-    refuse_misnamed(data, split)
-    return place(data, split).exists()
-
-
-def place(data: Data, split: str) -> Path:
-    """Where data.root lists the images of `split`."""
-    return Path(data.root) / (split if data.dataset == "folder" else f"{split}.csv")
-
-
-# what others call the splits, in small letters
-OTHER_NAMES = {
-    "train": ("training",),
-    "val": ("valid", "validation", "dev", "eval"),
-    "test": ("testing",),
-}
-
-
-def refuse_misnamed(data: Data, split: str) -> None:
-    """Raises UserError where `split` is not there, but under a name that others give it.
-
-    It would not be read, without a word.
-    """
-    right = place(data, split)
-    if right.exists() or not right.parent.is_dir():
-        return
-    names = {f"{name}{right.suffix}" for name in (split, *OTHER_NAMES[split])}
-    for path in visible(right.parent):
-        if path.name.casefold() in names:
-            raise UserError(
-                f"{path}: would not be read: {split} images belong in {right.name}; "
-                f"rename it: mv {shlex.quote(str(path))} {shlex.quote(str(right))}"
-            )
-
-
 def list_split(data: Data, split: str, classes: list[str] | None = None) -> Listing:
     """The pictures of `split` in data.root, class by class.
 
-    Without `classes` they are those found, in natural order; with them others are refused. Raises
-    UserError for those, for an empty class, for names that cannot be printed and where there is no
-    such split.
+    Without `classes` they are those found, in natural order; with them, of a trained network or of
+    the training images, others are refused. Raises UserError for those, for an empty class, for
+    names that cannot be one, for folders within a class and where there is no such split.
     """
     refuse_misnamed(data, split)
+    refuse_missing(data, split, "data.root=" if classes is None else "--data-root ")
     where = place(data, split)
-    found = in_folders(where, split) if data.dataset == "folder" else in_csv(where, split)
+    listed = in_folders(where, split) if data.dataset == "folder" else in_csv(where, split)
+    found = by_class(where, listed, classes)
     names = classes or sorted(found, key=natural)
     for name, pictures in found.items():
-        if not name.isprintable():
-            raise UserError(f"{where}: a class is named {name!r}, which cannot be printed")
-        if name not in names:
-            raise UserError(
-                f"{where}: {name!r} is no class of the training images{did_you_mean(name, names)}"
-            )
         if not pictures and classes is None:
             raise UserError(f"{where}: the class {name!r} has no images; remove it or fill it")
     paths = [path for name in names for path in found.get(name, [])]
@@ -91,22 +56,42 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
 
 def in_folders(where: Path, split: str) -> dict[str, list[str]]:
     """{class: paths} of where/class/*, but for hidden names."""
-    if not where.is_dir():
-        raise UserError(f"{where}: no such folder; data.dataset = folder reads {where}/<class>/*")
     found = {}
     for folder in visible(where):
         if not folder.is_dir():
-            raise UserError(f"{folder}: lies beside the class folders; images belong into one")
+            raise UserError(
+                f"{folder}: lies beside the class folders; images belong into one, "
+                f"as {where}/<class>/{folder.name}"
+            )
+        refuse_nested(folder)
         found[folder.name] = [f"{split}/{folder.name}/{path.name}" for path in visible(folder)]
     return found
 
 
+def refuse_nested(folder: Path) -> None:
+    """Raises UserError for folders with something in them in that of a class: it would not be
+    read.
+    """
+    with os.scandir(folder) as entries:  # which knows of most what they are without looking at each
+        shown = {entry.name: entry.is_dir() for entry in entries if entry.name[0] != "."}
+    nested = [name for name, is_folder in shown.items() if is_folder and visible(folder / name)]
+    if not nested:
+        return
+    first = folder / min(nested, key=natural)
+    if len(nested) == len(shown):
+        raise UserError(
+            f"{folder}: holds folders and no images; each folder in {folder.parent} is a class: "
+            f"move the images of {first} and others there into {folder}, or if those are the "
+            f"classes: mv {shlex.quote(str(folder))}/* {shlex.quote(str(folder.parent))}"
+        )
+    raise UserError(
+        f"{first}: a folder within that of a class, which is not looked into; move its images "
+        f"into {folder}, or it out of {folder.parent}"
+    )
+
+
 def in_csv(where: Path, split: str) -> dict[str, list[str]]:
     """{label: paths} of the lines of the file `where`, the first of which is path,label."""
-    if not where.is_file():
-        raise UserError(
-            f"{where}: no such file; data.dataset = csv reads lines of path,label there"
-        )
     found: dict[str, list[str]] = {}
     try:
         with where.open(newline="", encoding="utf-8-sig") as file:
@@ -121,10 +106,8 @@ def in_csv(where: Path, split: str) -> dict[str, list[str]]:
                 if len(row) != 2 or not all(row):
                     raise UserError(f"{line}: {','.join(row)!r:.80} is no path,label")
                 path, label = row
-                parts = Path(path).parts
-                if Path(path).anchor or ".." in parts:
-                    raise UserError(f"{line}: {path!r} leaves data.root; paths are relative to it")
-                if split != "test" and parts[:1] == ("test",):
+                path = below_root(where.parent, path, line)
+                if split != "test" and Path(path).parts[:1] == ("test",):
                     raise UserError(f"{line}: {path!r} is in test/, which training never opens")
                 found.setdefault(label, []).append(path)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -132,11 +115,34 @@ def in_csv(where: Path, split: str) -> dict[str, list[str]]:
     return found
 
 
-def visible(folder: Path) -> list[Path]:
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return sorted(entries, key=lambda path: natural(path.name))
+def below_root(root: Path, path: str, line: str) -> str:
+    """`path` relative to `root`, in which it has to be. Raises UserError that names `line`."""
+    if "\\" in path and os.sep == "/" and not os.path.exists(root / path):
+        if re.match(r"[A-Za-z]:", path):
+            right = f"a path below {root}, with slashes"
+        else:
+            right = repr(path.replace("\\", "/"))
+        raise UserError(f"{line}: {path!r} has backslashes; should be {right}")
+    if not path.isascii() and not os.path.exists(root / path):  # listed on another system
+        forms = [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
+        path = next((form for form in forms if os.path.exists(root / form)), path)
+    relative = Path(os.path.expanduser(path))
+    if relative.is_absolute():
+        relative = relative_to(root, relative)
+    elif ".." not in relative.parts:
+        return path
+    normal = os.path.normpath(relative)
+    if relative.is_absolute() or normal.split(os.sep)[0] == "..":
+        raise UserError(f"{line}: {path!r} leaves data.root ({root}); paths are relative to it")
+    if ".." in relative.parts:
+        raise UserError(f"{line}: {path!r} has '..' in it; should be {normal!r}")
+    return str(relative)
 
 
-def natural(name: str) -> tuple[str, str]:
-    """A sorting key by which 2 comes before 10."""
-    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name), name
+def relative_to(root: Path, path: Path) -> Path:
+    """The absolute `path` as one below `root`, whatever links lead to either; else as it is."""
+    linked = path.parent.resolve() / path.name
+    for whole, base in ((path, root.absolute()), (linked, root.resolve())):
+        if whole.is_relative_to(base):
+            return whole.relative_to(base)
+    return path

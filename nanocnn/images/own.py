@@ -1,11 +1,12 @@
 """The user's own picture files: from their lists to images in memory, or to streams of too many."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Data
@@ -25,7 +26,38 @@ class Files(NamedTuple):
     sizes: list[tuple[int, int]]  # (H, W) of each in its file
     hashes: list[bytes]  # of each, as it was read
     histogram: np.ndarray  # (C, 256) pixels of each value, of all
-    unreadable: list[str]  # path and reason of each file that was left out
+    unreadable: list[str]  # path and reason of each file left out, of folder or list as a whole
+
+    def take(self, chosen: Tensor) -> "Files":
+        """Those of some of the images; the histogram stays that of all."""
+        indices = chosen.tolist()
+        paths, sizes, hashes = (
+            [items[index] for index in indices] for items in (self.paths, self.sizes, self.hashes)
+        )
+        return self._replace(paths=paths, sizes=sizes, hashes=hashes)
+
+
+def leave_out_unreadable(root: Path, listing: Listing) -> Listing:
+    """`listing` without the files that cannot be read, which it then names.
+
+    They are found by decoding every file, before images are chosen, counted or measured. Raises
+    UserError where nothing is left, or nothing of a class of the training images.
+    """
+    paths, labels = listing.paths, listing.labels
+    reasons = Pictures(root, paths, (3, 1, 1), "stretch").read_all(keep=False).reasons
+    if not reasons:
+        return listing
+    readable = [index for index in range(len(paths)) if index not in reasons]
+    rest = listing.take(torch.tensor(readable, dtype=torch.long))
+    left_out = tuple(f"{paths[index]} ({why})" for index, why in sorted(reasons.items()))
+    lost = sorted({*labels.tolist()} - {*rest.labels.tolist()})
+    if not readable or (lost and listing.split == "train"):
+        names = [listing.classes[label] for label in lost]
+        raise UserError(
+            f"{refusal(root, left_out, len(paths))}; of a class of {listing.split} none is left "
+            f"without them: {shortened(names)}"
+        )
+    return rest._replace(unreadable=left_out)
 
 
 def read_listings(
@@ -35,11 +67,11 @@ def read_listings(
     network.
 
     Every file is decoded once here. Where data.memory_limit has no room for all of them their
-    pixels are measured only. Raises UserError for files that cannot be read, unless they are to be
-    left out.
+    pixels are measured only. Raises UserError for files that cannot be read.
     """
     root = Path(data.root)
     headers = look_at(root, [path for part in listings.values() for path in part.paths])
+    is_trained = shape is not None
     shape = shape or training_shape(data, headers, listings.values())
     resize = data.resize if data.image_size else None
     if resize is None:
@@ -48,41 +80,37 @@ def read_listings(
     in_memory = math.prod(shape) * count <= data.memory_bytes
 
     found: dict[str, tuple[Tensor | Stream, Tensor, Files]] = {}
-    unreadable = []
+    unreadable: list[str] = []
     for name, part in listings.items():
-        contents = Pictures(root, part.paths, shape, resize).read_all(keep=in_memory)
-        reasons = contents.reasons
-        readable = [index for index in range(len(part.paths)) if index not in reasons]
-        paths = [part.paths[index] for index in readable]
-        images = (
-            Stream(Pictures(root, paths, shape, resize))
-            if contents.images is None
-            else contents.images
-        )
-        left_out = [f"{part.paths[index]} ({why})" for index, why in sorted(reasons.items())]
-        unreadable += left_out
+        pictures = Pictures(root, part.paths, shape, resize)
+        contents = pictures.read_all(keep=in_memory)
+        unreadable += [f"{part.paths[i]} ({why})" for i, why in sorted(contents.reasons.items())]
         files = Files(
-            paths,
+            part.paths,
             part.classes,
-            [header[:2] for path in paths if isinstance(header := headers[path], Header)],
+            [header[:2] for path in part.paths if isinstance(header := headers[path], Header)],
             contents.hashes,
             contents.histogram,
-            left_out,
+            [*part.unreadable],
         )
-        found[name] = (images, part.labels[readable], files)
+        images = Stream(pictures) if contents.images is None else contents.images
+        found[name] = (images, part.labels, files)
 
-    emptied = [name for name, part in listings.items() if is_emptied(part, found[name][1])]
-    if unreadable and (emptied or not data.skip_unreadable):
-        raise UserError(
-            f"{root}: {len(unreadable):,} of {count:,} images cannot be read: "
-            f"{shortened(unreadable)}; "
-            + (
-                f"of a class of {' and '.join(emptied)} none is left without them"
-                if data.skip_unreadable
-                else "remove them, or train with data.skip_unreadable=true"
-            )
-        )
+    if unreadable:
+        if any(part.split == "test" for part in listings.values()):
+            remedy = "remove them, or leave them out with --skip-unreadable"
+        elif is_trained:
+            remedy = "they could be when the network was trained: bring them back"
+        else:
+            remedy = "remove them, or train with data.skip_unreadable=true"
+        raise UserError(f"{refusal(root, unreadable, count)}; {remedy}")
     return found
+
+
+def refusal(root: Path, unreadable: Sequence[str], count: int) -> str:
+    return (
+        f"{root}: {len(unreadable):,} of {count:,} images cannot be read: {shortened(unreadable)}"
+    )
 
 
 def training_shape(
@@ -115,13 +143,6 @@ def check_sizes(root: Path, headers: dict[str, Header | str], shape: tuple[int, 
             )
 
 
-def is_emptied(part: Listing, labels: Tensor) -> bool:
-    """Whether a split, or of the training images a class, has no image left."""
-    if part.split == "train":
-        return len(labels.unique()) < len(part.labels.unique())
-    return len(labels) == 0
-
-
-def shortened(items: list[str]) -> str:
+def shortened(items: Sequence[str]) -> str:
     more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
     return ", ".join(items[:NAMED]) + more

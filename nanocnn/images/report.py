@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from nanocnn.images.content import write_hashes
+from nanocnn.images.names import look_alikes
 from nanocnn.images.own import shortened
 from nanocnn.images.splits import DataInfo, Split, count_classes
 from nanocnn.images.stream import Stream
@@ -15,8 +16,8 @@ MOST_CLASSES = 20  # named one by one
 def print_data_report(
     splits: dict[str, Split], info: DataInfo, digests: dict[str, list[bytes]]
 ) -> None:
-    """Images of each class, sizes, mean and spread; warnings of images in both splits, and of
-    classes that one of them has not.
+    """Images of each class, sizes, mean and spread; warnings of images in both splits or in two
+    classes, of classes that one split has not, and of those that look alike.
     """
     for name, split in splits.items():
         counts = count_classes(split.labels, info.classes)
@@ -32,7 +33,7 @@ def print_data_report(
             (size for part in files for size in part.sizes), key=lambda size: size[0] * size[1]
         )
         smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
-        left_out = sum(len(part.unreadable) for part in files)
+        left_out = len(unreadable(splits))
         print(
             f"  files of {smallest}{f' to {largest}' if largest != smallest else ''} pixels"
             + (f"; left out, since they cannot be read: {left_out:,}" if left_out else "")
@@ -42,9 +43,14 @@ def print_data_report(
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (info.mean, info.std))
     print(f"  mean {mean}, standard deviation {std}")
 
-    if splits.get("val") is splits["train"]:
-        return  # on purpose: train.overfit_batches
+    if files:
+        warn_of_look_alikes(info.classes)
+    if splits.get("val") is splits["train"]:  # on purpose: train.overfit_batches
+        splits = {"train": splits["train"]}
+        warn_of_two_labels(splits, digests, info.classes)
+        return
     warn_of_absent_classes(splits, info.classes)
+    warn_of_two_labels(splits, digests, info.classes)
     first = {digest: index for index, digest in reversed([*enumerate(digests["train"])])}
     twins = [
         (i, first[digest]) for i, digest in enumerate(digests.get("val", [])) if digest in first
@@ -59,6 +65,49 @@ def print_data_report(
             f"the first is {names[0]}, as {names[1]}",
             file=sys.stderr,
         )
+
+
+def warn_of_two_labels(
+    splits: dict[str, Split], digests: dict[str, list[bytes]], classes: list[str]
+) -> None:
+    """Name the images with the pixels of one of another class: one of the two is mislabelled."""
+
+    def shown(name: str, index: int) -> str:
+        files, label = splits[name].files, classes[int(splits[name].labels[index])]
+        return f"{files.paths[index] if files else f'{name} number {index}'} ({label})"
+
+    first: dict[bytes, tuple[int, str, int]] = {}
+    pairs = []
+    for name, split in splits.items():
+        labelled = zip(digests[name], split.labels.tolist(), strict=True)
+        for index, (digest, label) in enumerate(labelled):
+            earlier = first.setdefault(digest, (label, name, index))
+            if earlier[0] != label:
+                pairs.append((name, index, *earlier[1:]))
+    if pairs:
+        name, index, other_name, other = pairs[0]
+        print(
+            f"warning: {len(pairs):,} images have the pixels of an image of another class: "
+            f"the first is {shown(name, index)}, as {shown(other_name, other)}",
+            file=sys.stderr,
+        )
+
+
+def warn_of_look_alikes(classes: list[str]) -> None:
+    pairs = look_alikes(classes)
+    if pairs:
+        print(
+            f"warning: {len(pairs):,} of {len(classes):,} class names differ from another in case, "
+            "blanks, zeros or invisible characters alone: the first is "
+            f"{pairs[0][1]!r}, as {pairs[0][0]!r}",
+            file=sys.stderr,
+        )
+
+
+def unreadable(splits: dict[str, Split]) -> list[str]:
+    """Path and reason of each file that was left out, once."""
+    files = [split.files for split in splits.values() if split.files]
+    return list(dict.fromkeys(line for part in files for line in part.unreadable))
 
 
 def warn_of_absent_classes(splits: dict[str, Split], classes: list[str]) -> None:
@@ -82,7 +131,7 @@ def keep_data_report(
     unreadable.txt.
     """
     write_hashes(run_dir / "train_hashes.txt", digests["train"])
-    left_out = [line for split in splits.values() if split.files for line in split.files.unreadable]
+    left_out = unreadable(splits)
     if left_out:
         with replacing(run_dir / "unreadable.txt") as file:
             file.writelines(f"{line}\n".encode(errors="surrogateescape") for line in left_out)

@@ -17,9 +17,10 @@ from torch import Tensor
 from nanocnn.config.schema import OWN_IMAGES, Data
 from nanocnn.images.augment import check
 from nanocnn.images.content import hashes, mean_and_std
-from nanocnn.images.listing import Listing, has_split, list_split
-from nanocnn.images.own import Files, read_listings, training_shape
+from nanocnn.images.listing import Listing, list_split
+from nanocnn.images.own import Files, leave_out_unreadable, read_listings, training_shape
 from nanocnn.images.pictures import look_at
+from nanocnn.images.places import has_split
 from nanocnn.images.randomness import stratified_split
 from nanocnn.images.sets import DATASETS, resize
 from nanocnn.images.stream import Stream
@@ -68,7 +69,7 @@ def load_test(data: Data, info: DataInfo | None = None) -> Split:
     if data.dataset not in OWN_IMAGES:
         return read(data, train=False)
     assert info is not None, "classes and shape are those of the training images"
-    listing = list_split(data, "test", info.classes)
+    listing = list_readable(data, "test", info.classes)
     return read_own_images(data, {"test": listing}, info)["test"]
 
 
@@ -157,7 +158,7 @@ def read(data: Data, train: bool) -> Split:
 
 def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
     """The own images of the "train" split and, if there is to be one, of the "val" split."""
-    train = list_split(data, "train", classes)
+    train = list_readable(data, "train", classes)
     if not has_split(data, "val"):
         parts = carve(train.labels, data, seed)
         return {name: train.take(chosen) for name, chosen in parts.items()}
@@ -167,7 +168,13 @@ def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str,
             "of its own"
         )
     chosen = carve(train.labels, data.model_copy(update={"validation": 0}), seed)["train"]
-    return {"train": train.take(chosen), "val": list_split(data, "val", train.classes)}
+    return {"train": train.take(chosen), "val": list_readable(data, "val", train.classes)}
+
+
+def list_readable(data: Data, split: str, classes: list[str] | None = None) -> Listing:
+    """The pictures of `split`; with data.skip_unreadable those that can be read."""
+    listing = list_split(data, split, classes)
+    return leave_out_unreadable(Path(data.root), listing) if data.skip_unreadable else listing
 
 
 def read_own_images(
@@ -211,11 +218,9 @@ def checksum(splits: dict[str, Split], digests: dict[str, list[bytes]]) -> str:
 
 
 def image_shape(data: Data) -> tuple[int, int, int]:
-    """(C, H, W) of the images that `data` describes; of own images as their headers say, without
-    decoding.
-    """
+    """(C, H, W) of the images that `data` describes; of own images as their headers say."""
     if data.dataset in OWN_IMAGES:
-        train = list_split(data, "train")
+        train = list_readable(data, "train")
         return training_shape(data, look_at(Path(data.root), train.paths), [train])
     channels, height, width = DATASETS[data.dataset].image_shape
     return channels, data.image_size or height, data.image_size or width
@@ -242,4 +247,5 @@ def few_images(split: Split, count: int, seed: int) -> Split:
             "data.memory_limit"
         )
     chosen = stratified_split(split.labels, count, seed)[1]
-    return Split(split.images[chosen], split.labels[chosen])
+    files = split.files.take(chosen) if split.files else None
+    return Split(split.images[chosen], split.labels[chosen], files)

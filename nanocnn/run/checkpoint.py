@@ -18,7 +18,8 @@ from nanocnn.system.version import __version__
 # What the keys of a config mean, raised whenever the same config trains otherwise than before.
 # 1: version 0.1. 2: losses are summed and divided once by the weight of all images; Muon's AdamW.
 # 3: the mean of the weights (train.ema) begins with a short memory; balanced class weights are of
-# the images that train.overfit_batches leaves
+# the images that train.overfit_batches leaves; validation images are carved from, and data.limit
+# chooses of, those that data.skip_unreadable leaves
 SEMANTICS = 3
 
 

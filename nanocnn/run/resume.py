@@ -127,6 +127,9 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
         "train.ema": config.train.ema is not None,
         "train.overfit_batches": config.train.overfit_batches is not None
         and getattr(config.loss, "class_weights", None) == "balanced",
+        # which of them were held out, or left by the limit
+        "data.skip_unreadable": config.data.skip_unreadable
+        and (config.data.validation > 0 or config.data.limit is not None),
     }
     acts = since_2 | (since_1 if semantics < 2 else {})
     return [key for key, is_changed in acts.items() if is_changed]

@@ -98,4 +98,5 @@ def report_mistake_in_model(error: Exception) -> int:
 
 
 def complain(error: Exception | str) -> None:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    # in one line; blanks within it may be those of a file's name
+    print("error:", " ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)

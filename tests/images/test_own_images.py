@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw
 from nanocnn.config.schema import Augment, Data
 from nanocnn.images.batches import Batches
 from nanocnn.images.content import read_hashes
-from nanocnn.images.listing import list_split, natural
+from nanocnn.images.listing import list_split
+from nanocnn.images.places import natural
 from nanocnn.images.splits import (
     class_names,
     data_info,
