@@ -16,10 +16,11 @@ from PIL.ImageOps import exif_transpose, fit
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 64_000_000
-GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 ALL_16_BITS = (0, 65535)
 PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT = 262, 258, 277, 338, 339  # tags of a TIFF
 BANDS = {2: 3, 5: 4, 6: 3, 8: 3}  # by photometric: RGB, CMYK, YCbCr, LAB; others have one
+LEVELS = {"L;2": 85, "L;4": 17}  # by how much Pillow spreads the few of a PNG
 OPACITY = (1, 2, 999)  # extra bands that are, the last by Corel Draw
 UNSIGNED, SIGNED, FLOATING = 1, 2, 3
 
@@ -124,14 +125,12 @@ def refuse_unknown_tiff(path: Path) -> None:
             file.seek(tags.next)
             tags.load(file)
             refuse_guesses(tags)
+            bands, bits = tags[SAMPLES], max(several(tags, BITS))
         except ValueError:
             raise
         except Exception:  # noqa: BLE001  whatever Pillow stumbles on
             raise ValueError("a TIFF that is damaged") from None
-    bits, bands = max(several(tags, BITS, 1)), tags.get(SAMPLES, 1)
-    raise ValueError(
-        f"a TIFF of a kind that is not read ({bands} of {bits} bits a pixel); save it as PNG"
-    )
+    raise ValueError(f"a TIFF of {bands} x {bits} bits a pixel, which is not read; save it as PNG")
 
 
 def refuse_guesses(tags: Any) -> None:
@@ -142,8 +141,8 @@ def refuse_guesses(tags: Any) -> None:
     readable = needed + (extra[:1] != () and extra[0] in OPACITY)
     if bands > readable:
         raise ValueError(
-            f"{bands} bands, of which {readable} would be used and {bands - readable} are neither "
-            "colour nor declared as opacity; save it with those that are to be used"
+            f"{bands} bands, of which only {readable} would be used: the rest is neither colour nor "
+            "declared as opacity; save it with the bands that are to be used"
         )
     if FLOATING in formats or SIGNED in formats:
         kind = "floating point" if FLOATING in formats else "signed"
@@ -199,10 +198,14 @@ def decode(path: Path, form: Form) -> np.ndarray:
 def load(path: Path, value_range: tuple[int, int] = ALL_16_BITS) -> Image.Image:
     """The picture at `path`, upright, of 8 bits; RGBA if it may be transparent."""
     with open_picture(path) as image:
+        raw_mode = raw_mode_of(image)
         image.load()
         white_is_zero = (
             isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == 0
         )
+        level = image.info.get("transparency")  # of grey pictures, as the file counts
+        if isinstance(level, int) and raw_mode in LEVELS:
+            image.info["transparency"] = level * LEVELS[raw_mode]
         image = exif_transpose(image)
         if not image.mode.startswith("I"):
             if image.mode == "La":  # which Pillow converts to nothing else
@@ -212,7 +215,7 @@ def load(path: Path, value_range: tuple[int, int] = ALL_16_BITS) -> Image.Image:
         grey = to_8_bits(values, *value_range)
         # which Pillow heeds in pictures of fewer bits only
         picture = Image.fromarray(255 - grey if white_is_zero else grey)
-        if isinstance(level := image.info.get("transparency"), int):
+        if isinstance(level, int):
             picture.putalpha(Image.fromarray(((values != level) * 255).astype(np.uint8)))
             picture = picture.convert("RGBA")
         return picture

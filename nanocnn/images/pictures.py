@@ -3,6 +3,7 @@
 Nothing here needs torch: the processes that read pictures for a stream would each hold it.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from nanocnn.images.content import HASH_BYTES, hashes, histogram
 from nanocnn.images.decode import Form, Header, decode, header_or_reason, reason
 
 Result = TypeVar("Result")
+NOWHERE = logging.NullHandler()
 
 
 class Contents(NamedTuple):
@@ -48,6 +50,8 @@ class Pictures:
         for image, index in zip(images, chosen.tolist(), strict=True):
             try:
                 image[:] = decode(self.root / self.paths[index], self.form)
+            except MemoryError:  # which says nothing of the file
+                raise
             except Exception as error:  # noqa: BLE001  whatever Pillow stumbles on
                 reasons[index] = reason(error)
         if self.expected is not None:
@@ -126,6 +130,7 @@ def in_threads(
 def quiet() -> None:
     """Pillow warns of what is harmless, as odd metadata, and of sizes that are refused here."""
     warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(NOWHERE)
 
 
 def cores() -> int:

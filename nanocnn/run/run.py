@@ -17,7 +17,7 @@ from nanocnn.run.checkpoint import save_checkpoint
 from nanocnn.run.folder import locked, rewrite_config
 from nanocnn.run.progress import Due, Progress, progress_of
 from nanocnn.run.record import Record, epoch_line
-from nanocnn.run.resume import Place
+from nanocnn.run.resume import Place, check_images
 from nanocnn.run.start import announce, announce_place, facts_of, prepare_folder
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped, StopRequest, handled
@@ -184,8 +184,7 @@ def go_on(checkpoint: dict[str, Any], data: TrainingData, learner: Learner) -> P
 
     Raises UserError where the images, or the networks and optimizers of this version, are others.
     """
-    if checkpoint["data_sha256"] != data.sha256:
-        raise UserError("the images are not those that the run began with: their checksum differs")
+    check_images(checkpoint, data)
     try:
         learner.load(checkpoint)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
