@@ -141,8 +141,8 @@ def refuse_guesses(tags: Any) -> None:
     readable = needed + (extra[:1] != () and extra[0] in OPACITY)
     if bands > readable:
         raise ValueError(
-            f"{bands} bands, of which only {readable} would be used: the rest is neither colour nor "
-            "declared as opacity; save it with the bands that are to be used"
+            f"{bands} bands, of which only {readable} would be used: the rest is neither colour "
+            "nor declared as opacity; save it with the bands that are to be used"
         )
     if FLOATING in formats or SIGNED in formats:
         kind = "floating point" if FLOATING in formats else "signed"

@@ -4,10 +4,13 @@ ahead.
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,19 +123,35 @@ def start_readers(pictures: Pictures) -> list[Reader]:
         "forkserver" if "forkserver" in methods else methods[0]
     )
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["nanocnn.images.reader"])
+        # all that they need; the last is not found there where the package is not installed
+        context.set_forkserver_preload(["numpy", "PIL.Image", "tqdm", "nanocnn.images.reader"])
     readers: list[Reader] = []
     for _ in range(min(cores(), MOST_READERS)):
         here, there = context.Pipe()
         process = context.Process(target=serve, args=(there, pictures), daemon=True)
         try:
-            process.start()
+            with no_main_script():
+                process.start()
         except (OSError, EOFError) as error:
             hang_up(readers)
             raise UserError(f"no process can be started to read pictures: {error}") from None
         there.close()
         readers.append(Reader(process, here))
     return readers
+
+
+@contextmanager
+def no_main_script() -> Iterator[None]:
+    """Keep a process that starts from running the user's script up to its main, as it would.
+
+    Readers need nothing of it, and it may import torch, which takes more than all else in them.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def hang_up(readers: list[Reader]) -> None:

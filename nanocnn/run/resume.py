@@ -46,11 +46,9 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     different = differences(before, config)
     if config.train.epochs > before.train.epochs:
         different.pop("train.epochs", None)
-    if (
-        "background" not in checkpoint["config"].get("data", {})
-        and config.data.background == "auto"
-    ):
-        different.pop("data.background", None)  # of an earlier version: see check_images
+    is_earlier = "background" not in checkpoint["config"].get("data", {})
+    if is_earlier and config.data.background == "auto":
+        different.pop("data.background", None)  # what that comes to, check_images compares
     if different:
         listed = ", ".join(
             f"{key} ({old} there, {new} here)" for key, (old, new) in different.items()

@@ -5,6 +5,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -197,11 +198,9 @@ def test_all_of_16_bits_need_no_word(digit_pictures, script):
 def test_a_range_that_cannot_act_is_refused(digit_pictures, script):
     root = digit_pictures({"train": 30})
     refused = script("train.py", *options(root, "data.value_range=[0,4095]"))
-    assert (
-        refused.code == 2 and "cannot act, since no training picture has 16 bits" in refused.error
-    )
+    assert refused.code == 2 and "since no training picture has 16 bits" in refused.error
     path = next(root.glob("train/*/*.png"))
-    tiff(path, 3, 16, 1, 2, GREY)
+    tiff(path, Layout(3, 16, 1, 2), GREY)
     refused = script("train.py", *options(root, "data.value_range=[0,4095]"))
     assert refused.code == 2 and "cannot act on colours of 16 bits" in refused.error
     for wrong in ("[4095,0]", "[0]", "[0,70000]", "5", "[1.5,3]"):
@@ -212,7 +211,7 @@ def test_a_range_that_cannot_act_is_refused(digit_pictures, script):
 def test_colours_of_16_bits_that_use_few_are_told(digit_pictures, script):
     root = digit_pictures({"train": 30})
     for path in root.glob("train/*/*.png"):
-        tiff(path, 3, 16, 1, 2, np.asarray(Image.open(path)), factor=16)
+        tiff(path, Layout(3, 16, 1, 2), np.asarray(Image.open(path)), factor=16)
     told = script("train.py", *options(root, "--dry-run"))
     assert told.code == 0 and "have 16 bits but use 5.9% of their range" in told.error
     assert "save them with 8 bits" in told.error
@@ -226,8 +225,17 @@ def test_a_range_is_cut_off_at_both_ends(tmp_path):
     assert np.abs(found - expected).max() <= 1 and found.min() == 0 and found.max() == 255
 
 
-def tiff(path, bands, bits, kind, photometric, pixels, extra=(), factor=1):
-    """A TIFF of these bands, each the pixels (H, W): kind is 1 = unsigned, 2 = signed, 3 = float."""
+class Layout(NamedTuple):
+    bands: int
+    bits: int
+    kind: int  # 1 = unsigned, 2 = signed, 3 = floating point
+    photometric: int  # 0 = white is zero, 1 = black is, 2 = RGB
+    extra: tuple = ()  # what the bands beyond the colours are: 0 = unknown, 2 = opacity
+
+
+def tiff(path, layout, pixels, factor=1):
+    """A TIFF, each band of which has the pixels (H, W)."""
+    bands, bits, kind, photometric, extra = layout
     height, width = pixels.shape
     values = np.repeat(pixels[:, :, None].astype(float) * factor, bands, axis=2)
     content = values.astype(f"<{'_uif'[kind]}{bits // 8}").tobytes()
@@ -272,19 +280,18 @@ def tiff(path, bands, bits, kind, photometric, pixels, extra=(), factor=1):
     ],
 )
 def test_a_tiff_that_would_be_guessed_at_is_refused(tmp_path, layout, words):
-    bands, bits, kind, photometric, *extra = layout
-    path = tiff(tmp_path / "a.tif", bands, bits, kind, photometric, GREY, *extra)
+    path = tiff(tmp_path / "a.tif", Layout(*layout), GREY)
     assert words in header_or_reason(path)
     with pytest.raises(ValueError, match=words):
         decode(path, Form(SHAPE))
 
 
 def test_declared_opacity_and_white_that_is_zero_are_heeded(tmp_path):
-    opaque = tiff(tmp_path / "a.tif", 4, 8, 1, 2, GREY, (2,))
+    opaque = tiff(tmp_path / "a.tif", Layout(4, 8, 1, 2, (2,)), GREY)
     expected = np.round(GREY.astype(float) ** 2 / 255 + (255 - GREY))
     assert np.abs(decode(opaque, Form(SHAPE, background="white"))[0] - expected).max() <= 1
     for bits, factor in ((8, 1), (16, 257)):  # Pillow turns those of 8 bits only
-        path = tiff(tmp_path / "b.tif", 1, bits, 1, 0, GREY, factor=factor)
+        path = tiff(tmp_path / "b.tif", Layout(1, bits, 1, 0), GREY, factor)
         assert np.array_equal(decode(path, Form(SHAPE))[0], 255 - GREY)
 
 
