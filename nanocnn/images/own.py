@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,11 +49,8 @@ def read_listings(
     """
     root = Path(data.root)
     headers = look_at(root, [path for part in listings.values() for path in part.paths])
-    form = (
-        form_of(data, shape, background)
-        if shape
-        else training_form(data, headers, listings.values())
-    )
+    trained = form_of(data, shape, background) if shape else None
+    form = trained or training_form(data, headers, listings.values())
     if form.resize is None:
         check_sizes(root, headers, form.shape)
     count = sum(len(part.paths) for part in listings.values())
@@ -73,29 +70,28 @@ def read_listings(
         )
         left_out = [f"{part.paths[index]} ({why})" for index, why in sorted(reasons.items())]
         unreadable += left_out
+        looked = [(path, head) for path in paths if isinstance(head := headers[path], Header)]
         files = Files(
             paths,
             part.classes,
-            [cast(Header, headers[path])[:2] for path in paths],
+            [header[:2] for _, header in looked],
             contents.hashes,
             contents.histogram,
             left_out,
             form.background,
             [part.paths[index] for index in contents.plain],
-            [path for path in paths if cast(Header, headers[path]).animated],
+            [path for path, header in looked if header.animated],
         )
         found[name] = (images, part.labels[readable], files)
 
     emptied = [name for name, part in listings.items() if is_emptied(part, found[name][1])]
     if unreadable and (emptied or not data.skip_unreadable):
+        remedy = "remove them, or train with data.skip_unreadable=true"
+        if data.skip_unreadable:
+            remedy = f"of a class of {' and '.join(emptied)} none is left without them"
         raise UserError(
             f"{root}: {len(unreadable):,} of {count:,} images cannot be read: "
-            f"{shortened(unreadable)}; "
-            + (
-                f"of a class of {' and '.join(emptied)} none is left without them"
-                if data.skip_unreadable
-                else "remove them, or train with data.skip_unreadable=true"
-            )
+            f"{shortened(unreadable)}; {remedy}"
         )
     return found
 

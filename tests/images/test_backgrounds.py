@@ -332,12 +332,6 @@ def test_palettes_with_a_transparent_colour_are_measured(drawings):
     assert (train.images[:, :, 8, 8] == 0).all()
 
 
-@pytest.mark.parametrize("key", ["background: white", "value_range: [0, 4095]"])
-def test_own_keys_cannot_act_on_published_sets(script, key):
-    refused = script("train.py", f"data={{dataset: digits, {key}}}")
-    assert refused.code == 2 and "cannot act on digits" in refused.error
-
-
 def test_a_background_survives_a_copied_config(drawings, script):
     root = drawings(train=("black", "#222"))
     assert script("train.py", *options(root, "--run-dir", "run")).code == 0
