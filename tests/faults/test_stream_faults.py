@@ -177,3 +177,29 @@ def test_a_reader_that_ends_in_the_middle_of_a_batch_is_noticed(digit_pictures):
     with pytest.raises(StreamError, match="was killed"):
         list(batches)
     assert len(list(Batches(split, data_info(data, split), 18, CPU))) == 2, "with new ones"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
+def test_readers_run_no_script_of_the_user_and_hold_no_torch(digit_pictures, tmp_path):
+    """A loop of one's own has no guard against being run again, and imports torch."""
+    root = digit_pictures({"train": 20})
+    (tmp_path / "loop.py").write_text(
+        "import multiprocessing, os\n"
+        "import torch\n"
+        "from nanocnn.config.schema import Data\n"
+        "from nanocnn.images.splits import load_splits\n"
+        "print('begun')\n"
+        f"data = Data(dataset='folder', root={str(root)!r}, validation=0, memory_limit=1)\n"
+        "images = load_splits(data, 0)['train'].images\n"
+        "print(len(list(images.batches([torch.arange(10), torch.arange(10, 20)]))), 'batches')\n"
+        "for child in multiprocessing.active_children():\n"
+        "    print('torch' in open(f'/proc/{child.pid}/maps').read())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    run = subprocess.run(
+        [sys.executable, tmp_path / "loop.py"],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    begun, batches, *held = run.stdout.splitlines()
+    assert (begun, batches) == ("begun", "2 batches") and held and set(held) == {"False"}
