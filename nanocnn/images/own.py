@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Data
+from nanocnn.images.decode import ALL_16_BITS, Background, Form, Header
 from nanocnn.images.listing import Listing
-from nanocnn.images.pictures import Header, Pictures, look_at
+from nanocnn.images.pictures import Pictures, look_at
 from nanocnn.images.stream import Stream
+from nanocnn.images.survey import check_value_range, choose_background
 from nanocnn.system.errors import UserError
 
 NAMED = 3  # files of a long list that an error names
@@ -27,6 +29,9 @@ class Files(NamedTuple):
     hashes: list[bytes]  # of each, as it was read
     histogram: np.ndarray  # (C, 256) pixels of each value, of all
     unreadable: list[str]  # path and reason of each file left out, of folder or list as a whole
+    background: Background  # what transparent ones lie over
+    plain: list[str]  # paths of those that have a single colour
+    animated: list[str]  # paths of those of several frames or pages
 
     def take(self, chosen: Tensor) -> "Files":
         """Those of some of the images; the histogram stays that of all."""
@@ -34,7 +39,12 @@ class Files(NamedTuple):
         paths, sizes, hashes = (
             [items[index] for index in indices] for items in (self.paths, self.sizes, self.hashes)
         )
-        return self._replace(paths=paths, sizes=sizes, hashes=hashes)
+        plain, animated = (
+            [path for path in odd if path in paths] for odd in (self.plain, self.animated)
+        )
+        return self._replace(
+            paths=paths, sizes=sizes, hashes=hashes, plain=plain, animated=animated
+        )
 
 
 def leave_out_unreadable(root: Path, listing: Listing) -> Listing:
@@ -44,7 +54,7 @@ def leave_out_unreadable(root: Path, listing: Listing) -> Listing:
     UserError where nothing is left, or nothing of a class of the training images.
     """
     paths, labels = listing.paths, listing.labels
-    reasons = Pictures(root, paths, (3, 1, 1), "stretch").read_all(keep=False).reasons
+    reasons = Pictures(root, paths, Form((3, 1, 1), "stretch")).read_all(keep=False).reasons
     if not reasons:
         return listing
     readable = [index for index in range(len(paths)) if index not in reasons]
@@ -61,10 +71,13 @@ def leave_out_unreadable(root: Path, listing: Listing) -> Listing:
 
 
 def read_listings(
-    data: Data, listings: dict[str, Listing], shape: tuple[int, int, int] | None = None
+    data: Data,
+    listings: dict[str, Listing],
+    shape: tuple[int, int, int] | None = None,
+    background: Background = "black",
 ) -> dict[str, tuple[Tensor | Stream, Tensor, Files]]:
-    """Images (N, C, H, W), labels and files of each listing; `shape` (C, H, W) is that of a trained
-    network.
+    """Images (N, C, H, W), labels and files of each listing; `shape` (C, H, W) and `background`
+    are those of a trained network.
 
     Every file is decoded once here. Where data.memory_limit has no room for all of them their
     pixels are measured only. Raises UserError for files that cannot be read.
@@ -72,28 +85,35 @@ def read_listings(
     root = Path(data.root)
     headers = look_at(root, [path for part in listings.values() for path in part.paths])
     is_trained = shape is not None
-    shape = shape or training_shape(data, headers, listings.values())
-    resize = data.resize if data.image_size else None
-    if resize is None:
-        check_sizes(root, headers, shape)
+    form = form_of(data, shape, background) if shape else None
+    form = form or training_form(data, headers, listings.values())
+    if form.resize is None:
+        check_sizes(root, headers, form.shape)
     count = sum(len(part.paths) for part in listings.values())
-    in_memory = math.prod(shape) * count <= data.memory_bytes
+    in_memory = math.prod(form.shape) * count <= data.memory_bytes
 
     found: dict[str, tuple[Tensor | Stream, Tensor, Files]] = {}
     unreadable: list[str] = []
     for name, part in listings.items():
-        pictures = Pictures(root, part.paths, shape, resize)
-        contents = pictures.read_all(keep=in_memory)
+        contents = Pictures(root, part.paths, form).read_all(keep=in_memory)
         unreadable += [f"{part.paths[i]} ({why})" for i, why in sorted(contents.reasons.items())]
+        looked = [(path, head) for path in part.paths if isinstance(head := headers[path], Header)]
         files = Files(
             part.paths,
             part.classes,
-            [header[:2] for path in part.paths if isinstance(header := headers[path], Header)],
+            [header[:2] for _, header in looked],
             contents.hashes,
             contents.histogram,
             [*part.unreadable],
+            form.background,
+            [part.paths[index] for index in contents.plain],
+            [path for path, header in looked if header.animated],
         )
-        images = Stream(pictures) if contents.images is None else contents.images
+        images = (
+            Stream(Pictures(root, part.paths, form, contents.hashes))
+            if contents.images is None
+            else torch.from_numpy(contents.images)
+        )
         found[name] = (images, part.labels, files)
 
     if unreadable:
@@ -113,6 +133,29 @@ def refusal(root: Path, unreadable: Sequence[str], count: int) -> str:
     )
 
 
+def training_form(
+    data: Data, headers: dict[str, Header | str], listings: Iterable[Listing]
+) -> Form:
+    """What pictures are made into, as `data` asks for or the training files need it.
+
+    Raises UserError where it depends on them and none can be read, or where `data` asks for what
+    cannot act on them.
+    """
+    listings = list(listings)
+    shape = training_shape(data, headers, listings)
+    paths = [path for part in listings if part.split == "train" for path in part.paths]
+    training = {path: head for path in paths if isinstance(head := headers[path], Header)}
+    check_value_range(data, training)
+    if data.background == "auto":
+        return form_of(data, shape, choose_background(Path(data.root), training))
+    return form_of(data, shape, data.background)
+
+
+def form_of(data: Data, shape: tuple[int, int, int], background: Background) -> Form:
+    low, high = data.value_range or ALL_16_BITS
+    return Form(shape, data.resize if data.image_size else None, background, (low, high))
+
+
 def training_shape(
     data: Data, headers: dict[str, Header | str], listings: Iterable[Listing]
 ) -> tuple[int, int, int]:
@@ -128,7 +171,7 @@ def training_shape(
         reasons = [f"{path} ({headers[path]})" for path in training]
         raise UserError(f"{data.root}: no training image can be read: {shortened(reasons)}")
     channels = data.channels or (1 if all(header.grey for header in found) else 3)
-    height, width, _ = found[0]
+    height, width = found[0][:2]
     return channels, data.image_size or height, data.image_size or width
 
 

@@ -52,6 +52,7 @@ class Data(Contents):
     std: list[Annotated[float, Field(gt=0, le=1)]]
     image_shape: tuple[Annotated[int, Field(ge=1, le=3)], Side, Side]
     class_counts: tuple[Count, ...] = ()
+    background: Literal["black", "white"] = "black"
 
     @model_validator(mode="after")
     def agree(self) -> Self:

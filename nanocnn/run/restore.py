@@ -44,7 +44,11 @@ def restore(path: Path | str, *, networks: Networks) -> Restored:
 
 def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> Config:
     """The config of a checkpoint that was read from `path`."""
-    config = config_from_dict(checkpoint["config"], networks, lambda key: f"{path}, its config")
+    values = checkpoint["config"]
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("dataset") in OWN_IMAGES and "background" not in data:
+        values = values | {"data": data | {"background": "black"}}  # of an earlier version
+    config = config_from_dict(values, networks, lambda key: f"{path}, its config")
     if checkpoint["epoch"] > config.train.epochs:
         raise UserError(
             f"{path}: its epoch {checkpoint['epoch']} is beyond the {config.train.epochs} of its "

@@ -7,15 +7,12 @@ from typing import Any, NamedTuple
 
 from nanocnn.config.load import load_config
 from nanocnn.config.schema import Config, leaves
-from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.build import Networks
 from nanocnn.run.checkpoint import SEMANTICS, load_checkpoint, load_newest
 from nanocnn.run.folder import locked, read_facts
-from nanocnn.run.progress import Progress, progress_of
 from nanocnn.run.restore import parse_config
 from nanocnn.system.errors import UserError
 from nanocnn.system.version import __version__
-from nanocnn.training.learner import Learner
 
 # where a run computes and reads, and how often it writes: what may be another when it goes on
 FREE = {"device", "data.root", "data.memory_limit", "log.every", "train.checkpoint_every"}
@@ -50,6 +47,9 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     different = differences(before, config)
     if config.train.epochs > before.train.epochs:
         different.pop("train.epochs", None)
+    is_earlier = "background" not in checkpoint["config"].get("data", {})
+    if is_earlier and config.data.background == "auto":
+        different.pop("data.background", None)  # what that comes to, check_images compares
     if different:
         listed = ", ".join(
             f"{key} ({old} there, {new} here)" for key, (old, new) in different.items()
@@ -158,32 +158,6 @@ def check_best(run_dir: Path, checkpoint: dict[str, Any], epochs: int) -> dict[s
         raise UserError(f"{problem}; {last} holds epoch {checkpoint['epoch']}, the last one")
     print(f"warning: {problem}; the best of the epochs to come is kept instead", file=sys.stderr)
     return checkpoint | {"best_epoch": checkpoint["epoch"], "best_score": (-1.0, 0.0)}
-
-
-def go_on(checkpoint: dict[str, Any], data: TrainingData, learner: Learner) -> Progress:
-    """Give `learner` the state of `checkpoint`, and say how far its run had come.
-
-    Raises UserError where the images, or the networks and optimizers of this version, are others.
-    """
-    if checkpoint["data_sha256"] != data.sha256:
-        raise UserError("the images are not those that the run began with: their checksum differs")
-    progress = progress_of(checkpoint)
-    done = progress.step - progress.epoch * data.steps_per_epoch
-    if not 0 <= done <= data.steps_per_epoch or (progress.partial is None) != (done == 0):
-        raise UserError(
-            f"the checkpoint's step {progress.step:,} is not one of epoch {progress.epoch + 1}, "
-            f"where an epoch has {data.steps_per_epoch:,} steps"
-        )
-    try:
-        learner.load(checkpoint)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"the checkpoint's state does not fit this version: {error}") from None
-    if progress.partial is not None:  # version 0.1 did not note the rate of the last step
-        group = learner.optimizer.param_groups[0]
-        progress.partial.setdefault("lr", group["lr"] / group["lr_mult"])
-    return progress
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

@@ -11,14 +11,17 @@ from tqdm import tqdm
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.images.report import keep_data_report
+from nanocnn.images.stream import StreamError
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.checkpoint import save_checkpoint
 from nanocnn.run.folder import locked, rewrite_config
 from nanocnn.run.progress import Due, Progress
 from nanocnn.run.record import Record
-from nanocnn.run.resume import Place, go_on
+from nanocnn.run.resume import Place
 from nanocnn.run.rows import epoch_line
 from nanocnn.run.start import announce, announce_place, facts_of, prepare_folder
+from nanocnn.run.state import go_on
+from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped, StopRequest, handled
 from nanocnn.system.startup import Laps
 from nanocnn.training.learner import Learner, StepResult
@@ -97,11 +100,13 @@ class Run:
             try:
                 yield
                 self._save_rest()
-            except Stopped as stop:
+            except (Stopped, StreamError) as end:
                 self._laps("training")
                 self._save_rest()
                 note = f"python train.py --resume {shlex.quote(str(folder))} goes on"
-                raise Stopped(stop.number, note) from None
+                if isinstance(end, Stopped):
+                    raise Stopped(end.number, note) from None
+                raise UserError(f"{end}; nothing is lost: {note}") from None
         accuracy = f", validation accuracy {progress.best_score[0]:.2%}" if self._data.val else ""
         print(f"best.pt: epoch {progress.best_epoch}{accuracy}")
 
@@ -117,10 +122,14 @@ class Run:
 
     def until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items; raises Stopped instead of the next one once a signal has come."""
-        for item in items:
-            self._request.check()  # it may have come while this one was read
-            yield item
-            self._request.check()
+        try:
+            for item in items:
+                self._request.check()  # it may have come while this one was read
+                yield item
+                self._request.check()
+        except StreamError:
+            self._request.check()  # it may have ended what reads them
+            raise
 
     def after_step(self, step: int, lr: float, result: StepResult) -> None:
         """Record a step (from 0) that `learner` made, and save last.pt if that is due."""
