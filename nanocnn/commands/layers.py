@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nanocnn.system.command_line import add_config, add_networks, script_parser
+from nanocnn.system.output import deliver
 
 
 def main(arguments: Sequence[str], models: Mapping[str, Callable[..., Any]] | None = None) -> None:
@@ -31,8 +32,9 @@ def main(arguments: Sequence[str], models: Mapping[str, Callable[..., Any]] | No
     networks = find_networks(args.model) if models is None else catalogue(models)
     config = draft.check(networks)
     shape, classes = image_shape(config.data), len(class_names(config.data))
-    print(layer_table(build_network(config, networks, shape, classes), shape))
-    print(
-        "F, S, P, G: side of the window (with a dilation from its first pixel to its last), stride,"
+    deliver(
+        f"{layer_table(build_network(config, networks, shape, classes), shape)}\n"
+        "F, S, P, G: side of the window (with a dilation from its first pixel to its last), "
+        "stride,\n"
+        "padding, groups; multiply-accumulates are those of convolutions and linear layers\n"
     )
-    print("padding, groups; multiply-accumulates are those of convolutions and linear layers")
