@@ -26,6 +26,11 @@ def one_line(text: str) -> str:
     return printable(text.replace("\n", "\\n"))
 
 
+def escaped(text: str) -> str:
+    """As `one_line`, but so that `text` can be had back: a backslash in it is doubled."""
+    return one_line(text.replace("\\", "\\\\"))
+
+
 class Output:
     """A stream of a process, with `printable` text, to which writing never fails.
 
