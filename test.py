@@ -22,7 +22,7 @@ from typing import Any
 
 from nanocnn.system.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
-from nanocnn.system.startup import prepare_process
+from nanocnn.system.startup import check_memory_limits, prepare_process
 
 
 def judge(path: Path, args: Namespace) -> dict[str, Any]:
@@ -120,6 +120,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
+    check_memory_limits()
     from nanocnn.evaluation.metrics import mean_of_seeds
     from nanocnn.evaluation.tables import print_report
     from nanocnn.run.restore import find_checkpoints

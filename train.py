@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from nanocnn.system.command_line import add_config, script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.output import deliver
-from nanocnn.system.startup import Laps, prepare_process, quick_imports
+from nanocnn.system.startup import Laps, check_memory_limits, prepare_process, quick_imports
 
 if TYPE_CHECKING:
     from nanocnn.config.schema import Config
@@ -148,6 +148,7 @@ def main(arguments: Sequence[str]) -> None:
 
     own = config_of(Path(args.resume)) if going_on else "digits.yaml"
     draft = read_draft(args.config or own, args.overrides)  # most mistakes end here, before torch
+    check_memory_limits()
     with quick_imports():
         from model import MODELS
         from nanocnn.networks.build import catalogue

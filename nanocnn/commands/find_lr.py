@@ -15,7 +15,7 @@ from functools import partial
 from nanocnn.system.command_line import add_config, add_networks, script_parser
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import cleaned_up
-from nanocnn.system.startup import prepare_process
+from nanocnn.system.startup import check_memory_limits, prepare_process
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.config.load import read_draft
 
     draft = read_draft(args.config, args.overrides)
+    check_memory_limits()
     from nanocnn.experiments.lr_range import draw, range_test, suggestion
     from nanocnn.networks.model_file import find_networks
     from nanocnn.run.folder import create_dated_dir, remove_empty

@@ -11,6 +11,7 @@ from typing import Any
 
 from nanocnn.system.command_line import add_config, add_networks, script_parser
 from nanocnn.system.output import deliver
+from nanocnn.system.startup import check_memory_limits
 
 
 def main(arguments: Sequence[str], models: Mapping[str, Callable[..., Any]] | None = None) -> None:
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str], models: Mapping[str, Callable[..., Any]] | No
     from nanocnn.config.load import read_draft
 
     draft = read_draft(args.config, args.overrides)
+    check_memory_limits()
     from nanocnn.images.splits import class_names, image_shape
     from nanocnn.networks.build import build_network, catalogue
     from nanocnn.networks.model_file import find_networks

@@ -5,8 +5,10 @@ ahead.
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 
 import torch
 from torch import Tensor
@@ -14,8 +16,11 @@ from torch.utils.data import DataLoader
 
 from nanocnn.images.pictures import Pictures, cores, quiet
 from nanocnn.system.errors import UserError
-from nanocnn.system.signals import NAMES
+from nanocnn.system.signals import NAMES, held_back
 
+# bytes of the folder in a socket's path: of 108 some systems have 104, and "pymp-" and "listener-"
+# with their random ends come after it
+MOST_OF_A_SOCKET = 65
 MOST_WORKERS = 8  # each costs memory; more would wait for the disk or for the network
 
 
@@ -34,12 +39,11 @@ class Stream:
         self.passes = 0
         # children of a process that is clean: forking this one, with its threads and its GPU, may
         # hang
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context(
-            "forkserver" if "forkserver" in methods else methods[0]
-        )
+        context = multiprocessing.get_context(start_method())
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["torch.utils.data", "PIL.Image"])
+            with held_back():  # first and alone, for where it starts it lets signals through again
+                resource_tracker.ensure_running()
         self.loader = DataLoader(
             pictures,
             batch_size=None,  # an item is a batch
@@ -63,12 +67,21 @@ class Stream:
         self.passes += 1
         this_pass = self.passes
         self.chunks[:] = [chosen.cpu().numpy() for chosen in chunks]
-        for images, reasons in self.loader:
+        with held_back():
+            loaded = iter(self.loader)  # which starts the workers
+        for images, reasons in loaded:
             for index, reason in reasons.items():
                 path = self.pictures.root / self.pictures.paths[index]
                 raise UserError(f"{path}: could be read when the run began, now: {reason}")
             yield torch.from_numpy(images)
             assert this_pass == self.passes, "another pass has begun"
+
+
+def start_method() -> str:
+    """forkserver where there is one, but for a TMPDIR that is too long for the name of a socket."""
+    methods = multiprocessing.get_all_start_methods()
+    fits = len(os.fsencode(tempfile.gettempdir())) <= MOST_OF_A_SOCKET
+    return "forkserver" if "forkserver" in methods and fits else "spawn"
 
 
 def start_worker(worker: int) -> None:

@@ -65,6 +65,24 @@ def cleaned_up(clean_up: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals that ask to stop wait, and never reach processes that are started meanwhile.
+
+    A terminal sends them to all: it is for this process to end its children in order. In one that
+    starts they would come before it could ignore them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    numbers = [getattr(signal, name) for name in NAMES]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """Let `handler` have the signals that ask to stop, but for those that are ignored."""
     before = take(handler)
