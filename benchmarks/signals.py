@@ -95,6 +95,8 @@ def main() -> int:
             wrong += bool(problems)
             for problem in problems:
                 print(f"{kind}, {number.name} {wait:.3f} s into {phase}: {problem}", flush=True)
+            if (i + 1) % 20 == 0:
+                print(f"{i + 1} signals, {wrong} wrong", flush=True)
     found = sorted({ending for _, ending in endings})
     print(f"{'phase':8}", *(f"{ending:>14}" for ending in found))
     for phase in PHASES:

@@ -95,6 +95,16 @@ class Data(Section):
     resize: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description="your own images to a square of image_size"
     )
+    background: Literal["auto", "black", "white"] = Field(
+        "auto",
+        description="behind transparent pictures; auto = white if those of train are dark",
+    )
+    value_range: list[Annotated[int, Field(ge=0, le=65535)]] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="[low, high] that 16 bits are scaled from; null = [0, 65535]",
+    )
     limit: int | None = Field(None, ge=1, description="images of train to use at all; null = all")
     validation: int | float = Field(
         0.1, ge=0, description="images (int) or fraction (float) carved from train; 0 = none"
@@ -123,7 +133,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def check_own_images(self) -> "Data":
-        for key in ("channels", "resize", "skip_unreadable"):
+        for key in ("channels", "resize", "background", "value_range", "skip_unreadable"):
             value = getattr(self, key)
             if self.dataset not in OWN_IMAGES and value != type(self).model_fields[key].default:
                 raise ValueError(
@@ -132,6 +142,8 @@ class Data(Section):
                 )
         if self.resize != "stretch" and self.image_size is None:
             raise ValueError(f"resize = {self.resize}: cannot act without data.image_size")
+        if self.value_range and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range = {self.value_range}: should be [low, high]")
         return self
 
     @model_validator(mode="after")

@@ -1,10 +1,9 @@
-"""Picture files as uint8 arrays of one shape, whatever kind of file they are.
+"""Picture files as a map from indices to pixels, and what is found in all of them.
 
-Only the formats below are tried, by a file's content and never by its name, and no picture of more
-than 64 million pixels is decoded. A picture is turned as its EXIF orientation says, of an animation
-the first frame is taken, what is transparent lies over black, and 16 bits a pixel are scaled to 8.
+Nothing here needs torch: the processes that read pictures for a stream would each hold it.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -13,59 +12,53 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.Image import Resampling
-from PIL.ImageOps import exif_transpose, fit
-from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from nanocnn.images.content import hashes, histogram
+from nanocnn.images.content import HASH_BYTES, hashes, histogram
+from nanocnn.images.decode import Form, Header, decode, header_or_reason, reason
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MOST_PIXELS = 64_000_000
-GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 Result = TypeVar("Result")
-
-
-class Header(NamedTuple):
-    """What a file says of its picture before it is decoded."""
-
-    height: int  # as it is to be shown
-    width: int
-    grey: bool
+NOWHERE = logging.NullHandler()
 
 
 class Contents(NamedTuple):
     """All pictures of a split, once decoded."""
 
-    images: Tensor | None  # (readable pictures, C, H, W) uint8, if they were to be kept
+    images: np.ndarray | None  # (readable pictures, C, H, W) uint8, if they were to be kept
     hashes: list[bytes]  # of each of them
     histogram: np.ndarray  # (C, 256) pixels of each value
     reasons: dict[int, str]  # why the others cannot be read, by index
+    plain: list[int]  # those of a single colour
 
 
-class Pictures(Dataset):
+class Pictures:
     """Picture files as a map: each time it is asked for some, it reads them."""
 
     def __init__(
-        self, root: Path, paths: list[str], shape: tuple[int, int, int], resize: str | None
+        self, root: Path, paths: list[str], form: Form, expected: list[bytes] | None = None
     ):
-        """With `resize` None a picture has to be of `shape` (C, H, W) itself."""
-        self.root, self.paths, self.shape, self.resize = root, paths, shape, resize
+        """With `expected` hashes of their pixels, pictures with others count as unreadable."""
+        self.root, self.paths, self.form = root, paths, form
+        self.expected = None if expected is None else b"".join(expected)  # of a million: one object
 
     def __getitem__(self, chosen: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         """(B, C, H, W) uint8 of the files with these indices, and why some of them cannot be
         read.
         """
-        images = np.zeros((len(chosen), *self.shape), np.uint8)
+        images = np.zeros((len(chosen), *self.form.shape), np.uint8)
         reasons = {}
         for image, index in zip(images, chosen.tolist(), strict=True):
             try:
-                image[:] = decode(self.root / self.paths[index], self.shape, self.resize)
+                image[:] = decode(self.root / self.paths[index], self.form)
+            except MemoryError:  # which says nothing of the file
+                raise
             except Exception as error:  # noqa: BLE001  whatever Pillow stumbles on
                 reasons[index] = reason(error)
+        if self.expected is not None:
+            for index, digest in zip(chosen.tolist(), hashes(images), strict=True):
+                start = index * HASH_BYTES
+                if digest != self.expected[start : start + HASH_BYTES]:
+                    reasons.setdefault(index, "its pixels are others")
         return images, reasons
 
     def read_all(self, keep: bool) -> Contents:
@@ -73,17 +66,19 @@ class Pictures(Dataset):
         memory.
         """
         count = len(self.paths)
-        kept = torch.empty((count if keep else 0, *self.shape), dtype=torch.uint8)
+        kept = np.empty((count if keep else 0, *self.form.shape), np.uint8)
 
-        def read(chosen: np.ndarray) -> tuple[list[bytes], np.ndarray, dict[int, str]]:
+        def read(chosen: np.ndarray) -> tuple[list[bytes], np.ndarray, dict[int, str], list[int]]:
             images, reasons = self[chosen]
             if keep:
-                kept[chosen[0] : chosen[-1] + 1] = torch.from_numpy(images)
-            images = images[[index not in reasons for index in chosen.tolist()]]
-            return hashes(images), histogram(images), reasons
+                kept[chosen[0] : chosen[-1] + 1] = images
+            readable = [index not in reasons for index in chosen.tolist()]
+            images = images[readable]
+            plain = (images == images[:, :, :1, :1]).all(axis=(1, 2, 3))
+            return hashes(images), histogram(images), reasons, chosen[readable][plain].tolist()
 
-        block = max(1, min(16, 16_000_000 // int(np.prod(self.shape))))
-        read_hashes, histograms, blocks_of_reasons = zip(
+        block = max(1, min(16, 16_000_000 // int(np.prod(self.form.shape))))
+        read_hashes, histograms, blocks_of_reasons, blocks_of_plain = zip(
             *in_threads(read, count, block, "reading"), strict=True
         )
         reasons = {index: why for block in blocks_of_reasons for index, why in block.items()}
@@ -97,6 +92,7 @@ class Pictures(Dataset):
             [digest for block in read_hashes for digest in block],
             np.sum(histograms, axis=0),
             reasons,
+            [index for block in blocks_of_plain for index in block],
         )
 
 
@@ -108,86 +104,6 @@ def look_at(root: Path, paths: list[str]) -> dict[str, Header | str]:
 
     found = in_threads(look_at_some, len(paths), 16, "looking")
     return dict(pair for some in found for pair in some)
-
-
-def header_or_reason(path: Path) -> Header | str:
-    try:
-        with open_picture(path) as image:
-            width, height = image.size
-            # Pillow has turned a TIFF already, and to look behind the pixels of a PNG it would
-            # decode them
-            in_header = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-            if in_header and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
-                width, height = height, width
-            grey = image.mode in GREY_MODES
-            if image.mode in ("P", "PA"):
-                colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
-                grey = bool((colours == colours[:, :1]).all())
-            return Header(height, width, grey)
-    except Exception as error:  # noqa: BLE001  whatever Pillow stumbles on
-        return reason(error)
-
-
-def open_picture(path: Path) -> Image.Image:
-    """The picture at `path`, not yet decoded. Raises what `reason` puts into words."""
-    if path.exists() and not path.is_file():  # a folder, or a pipe that would never end
-        raise ValueError("not a file")
-    if path.stat().st_size == 0:
-        raise ValueError("empty")
-    image = Image.open(path, formats=FORMATS)
-    if image.width * image.height > MOST_PIXELS:
-        raise Image.DecompressionBombError
-    return image
-
-
-def reason(error: Exception) -> str:
-    """Why a file cannot be read, without its name."""
-    if isinstance(error, UnidentifiedImageError):
-        return f"none of {', '.join(FORMATS)}"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MOST_PIXELS:,} pixels"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
-
-
-def decode(path: Path, shape: tuple[int, int, int], resize: str | None) -> np.ndarray:
-    """The picture at `path` as (C, H, W) uint8; `resize` says how it comes to H x W (see
-    config.py).
-    """
-    channels, height, width = shape
-    with open_picture(path) as image:
-        image.load()
-        kind = image.format
-        image = exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
-            # Netpbm's are scaled to 16 bits by Pillow; others have no fixed range
-            if image.mode == "F" or (image.mode == "I" and kind not in ("PNG", "PPM")):
-                raise ValueError("32 bits a pixel, of no fixed range; save it with 8 or 16")
-            pixels = np.asarray(image).astype(np.uint32)
-            picture = Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
-        elif image.has_transparency_data:
-            black = Image.new("RGBA", image.size, "black")
-            picture = Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
-        else:
-            picture = image
-        picture = picture.convert("L" if channels == 1 else "RGB")
-
-    size = (width, height)
-    if resize is None and picture.size != size:
-        raise ValueError(f"{picture.height}x{picture.width} pixels instead of {height}x{width}")
-    if resize == "stretch":
-        picture = picture.resize(size, Resampling.BILINEAR)
-    elif resize == "crop":
-        picture = fit(picture, size, Resampling.BILINEAR)
-    elif resize == "pad":
-        scale = min(width / picture.width, height / picture.height)
-        inner = [max(1, round(side * scale)) for side in picture.size]
-        whole = Image.new(picture.mode, size)
-        place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
-        whole.paste(picture.resize((inner[0], inner[1]), Resampling.BILINEAR), place)
-        picture = whole
-    return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def in_threads(
@@ -214,6 +130,7 @@ def in_threads(
 def quiet() -> None:
     """Pillow warns of what is harmless, as odd metadata, and of sizes that are refused here."""
     warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(NOWHERE)
 
 
 def cores() -> int:

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from nanocnn.images.content import write_hashes
 from nanocnn.images.own import shortened
 from nanocnn.images.splits import DataInfo, Split, count_classes
@@ -37,7 +39,9 @@ def print_data_report(
         print(
             f"  files of {smallest}{f' to {largest}' if largest != smallest else ''} pixels"
             + (f"; left out, since they cannot be read: {left_out:,}" if left_out else "")
+            + (f"; over {files[0].background}" if files[0].background != "black" else "")
         )
+        warn_of_odd_pictures(splits)
     if isinstance(splits["train"].images, Stream):
         print("  too large for data.memory_limit: read batch by batch")
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (info.mean, info.std))
@@ -60,6 +64,33 @@ def print_data_report(
             f"the first is {names[0]}, as {names[1]}",
             file=sys.stderr,
         )
+
+
+def warn_of_odd_pictures(splits: dict[str, Split]) -> None:
+    """Name what is in files but does not take part, and pictures that show nothing."""
+    for name, split in splits.items():
+        if not split.files:
+            continue
+        for paths, what in (
+            (split.files.animated, "have several frames or pages, of which the first is taken"),
+            (split.files.plain, "have a single colour and show nothing"),
+        ):
+            if paths:
+                print(
+                    f"warning: {len(paths):,} of {len(split.labels):,} {name} images {what}: "
+                    f"{shortened(paths)}",
+                    file=sys.stderr,
+                )
+    train = splits["train"].files
+    if train:
+        channels = np.flatnonzero(np.count_nonzero(train.histogram, axis=1) == 1)
+        constant = [("red", "green", "blue")[channel] for channel in channels]
+        if constant:
+            print(
+                f"warning: the {' and '.join(constant)} of all training pixels is the same: it "
+                "tells nothing",
+                file=sys.stderr,
+            )
 
 
 def warn_of_absent_classes(splits: dict[str, Split], classes: list[str]) -> None:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nanocnn.config.schema import OWN_IMAGES, Data
 from nanocnn.images.augment import check
 from nanocnn.images.content import hashes, mean_and_std
+from nanocnn.images.decode import Background
 from nanocnn.images.listing import Listing, has_split, list_split
 from nanocnn.images.own import Files, read_listings, training_shape
 from nanocnn.images.pictures import look_at
@@ -42,6 +44,7 @@ class DataInfo:
     std: list[float]
     image_shape: tuple[int, int, int]  # (C, H, W)
     class_counts: tuple[int, ...] = ()  # training images of each class, for the loss
+    background: Background = "black"  # behind own pictures, which is never "auto"
 
 
 def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str, Split]:
@@ -60,7 +63,25 @@ def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str
         splits = {name: take(train, chosen) for name, chosen in parts.items()}
     channels, height, width = splits["train"].images.shape[1:]
     check(data.augment, (channels, height, width))
+    if info is None:
+        refuse_equal(data, splits["train"])
     return splits
+
+
+def refuse_equal(data: Data, train: Split) -> None:
+    """Raises UserError where all pixels of the training images are equal."""
+    if isinstance(train.images, Tensor):
+        first = train.images[:1, :, :1, :1]
+        # most often the first image tells
+        if (train.images[:1] != first).any() or (train.images != first).any():
+            return
+    elif train.files and (np.count_nonzero(train.files.histogram, axis=1) > 1).any():
+        return
+    message = f"{data.root}: all pixels of the training images are equal: nothing can be learned"
+    if train.files:
+        other = "black" if train.files.background == "white" else "white"
+        message += f"; if they are drawings on nothing, data.background={other} may show them"
+    raise UserError(message)
 
 
 def load_test(data: Data, info: DataInfo | None = None) -> Split:
@@ -173,19 +194,23 @@ def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str,
 def read_own_images(
     data: Data, listings: dict[str, Listing], info: DataInfo | None
 ) -> dict[str, Split]:
-    found = read_listings(data, listings, info.image_shape if info else None)
+    trained = (info.image_shape, info.background) if info else ()
+    found = read_listings(data, listings, *trained)
     return {name: Split(*parts) for name, parts in found.items()}
 
 
 def data_info(data: Data, split: Split) -> DataInfo:
     """What is known of `data`, given its training images."""
     _, channels, height, width = split.images.shape
+    background: Background = "black"
     if split.files:
         classes, (mean, std) = split.files.classes, mean_and_std(split.files.histogram)
+        background = split.files.background
     else:
         _, classes, _, mean, std = DATASETS[data.dataset]
     counts = count_classes(split.labels, classes)
-    return DataInfo(data.dataset, classes, mean, std, (channels, height, width), counts)
+    shape = (channels, height, width)
+    return DataInfo(data.dataset, classes, mean, std, shape, counts, background)
 
 
 def count_classes(labels: Tensor, classes: list[str]) -> tuple[int, ...]:

@@ -1,80 +1,152 @@
-"""Pictures that the memory cannot hold: worker processes read them batch by batch, a few batches
+"""Pictures that the memory cannot hold: other processes read them batch by batch, a few batches
 ahead.
 """
 
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+from types import ModuleType
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from nanocnn.images.pictures import Pictures, cores, quiet
+from nanocnn.images.pictures import Pictures, cores
+from nanocnn.images.reader import serve
 from nanocnn.system.errors import UserError
-from nanocnn.system.signals import NAMES, held_back
+from nanocnn.system.signals import held_back
 
 # bytes of the folder in a socket's path: of 108 some systems have 104, and "pymp-" and "listener-"
 # with their random ends come after it
 MOST_OF_A_SOCKET = 65
-MOST_WORKERS = 8  # each costs memory; more would wait for the disk or for the network
+MOST_READERS = 8  # each costs memory; more would wait for the disk or for the network
+AHEAD = 2  # batches that each of them may have read before they are due
+
+
+class StreamError(UserError):
+    """Pictures can no longer be read as they were; what was read before is right."""
+
+
+class Reader(NamedTuple):
+    """A process that reads pictures, and the pipe to it.
+
+    Nobody else holds the pipe's other end, so that its end is known as soon as the process has
+    ended, however it has, and the process ends when this one does.
+    """
+
+    process: BaseProcess
+    connection: Connection
 
 
 class Stream:
     """The images of a split (N, C, H, W) uint8 as batches that are read when they are due.
 
-    The workers live as long as this does. They only decode: what is done to a batch is done where a
-    tensor in memory would have it done, so both give the same bits.
+    The processes live as long as this does. They only decode: what is done to a batch is done where
+    a tensor in memory would have it done, so both give the same bits.
     """
 
     def __init__(self, pictures: Pictures):
         self.pictures = pictures
-        self.shape = torch.Size((len(pictures.paths), *pictures.shape))
-        # of indices; the loader takes them from here at the start of each pass
-        self.chunks: list = []
+        self.shape = torch.Size((len(pictures.paths), *pictures.form.shape))
+        self.readers: list[Reader] = []
         self.passes = 0
-        # children of a process that is clean: forking this one, with its threads and its GPU, may
-        # hang
-        context = multiprocessing.get_context(start_method())
-        if context.get_start_method() == "forkserver":
-            context.set_forkserver_preload(["torch.utils.data", "PIL.Image"])
-            with held_back():  # first and alone, for where it starts it lets signals through again
-                resource_tracker.ensure_running()
-        self.loader = DataLoader(
-            pictures,
-            batch_size=None,  # an item is a batch
-            sampler=self.chunks,
-            # arrays as they are: tensors would need shared memory, scarce in containers
-            collate_fn=tuple,
-            num_workers=min(cores(), MOST_WORKERS),
-            prefetch_factor=2,
-            persistent_workers=True,
-            worker_init_fn=start_worker,
-            multiprocessing_context=context,
-            generator=torch.Generator(),  # or each pass would draw from the one that training uses
-        )
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         """The images of each tensor of indices in `chunks`; one pass at a time, a new one ends the
         last.
 
-        Raises UserError where a file can no longer be read.
+        Raises StreamError where a file is no longer what it was, or a process was killed.
         """
         self.passes += 1
         this_pass = self.passes
-        self.chunks[:] = [chosen.cpu().numpy() for chosen in chunks]
-        with held_back():
-            loaded = iter(self.loader)  # which starts the workers
-        for images, reasons in loaded:
+        if not self.readers:
+            self.readers = start_readers(self.pictures)
+            # before multiprocessing waits, at its exit, for processes that wait for it
+            Finalize(self, hang_up, [self.readers], exitpriority=1)
+        ahead = AHEAD * len(self.readers)
+        for number, chosen in enumerate(chunks[:ahead]):
+            self.ask(number, chosen)
+        for number in range(len(chunks)):
+            images, reasons = self.answer(number)
             for index, reason in reasons.items():
                 path = self.pictures.root / self.pictures.paths[index]
-                raise UserError(f"{path}: could be read when the run began, now: {reason}")
+                raise StreamError(
+                    f"{path}: is no longer what it was when the run began: {reason}; put it back "
+                    "as it was"
+                )
+            if number + ahead < len(chunks):
+                self.ask(number + ahead, chunks[number + ahead])
             yield torch.from_numpy(images)
             assert this_pass == self.passes, "another pass has begun"
+
+    def ask(self, number: int, chosen: Tensor) -> None:
+        """Let batch `number` of this pass be read; the readers take turns."""
+        reader = self.readers[number % len(self.readers)]
+        try:
+            reader.connection.send((self.passes, chosen.cpu().numpy()))
+        except OSError:
+            raise self.end_of(reader) from None
+
+    def answer(self, number: int) -> tuple[np.ndarray, dict[int, str]]:
+        """Batch `number` of this pass, and why pictures in it cannot be read."""
+        reader = self.readers[number % len(self.readers)]
+        try:
+            while True:  # first may come what was left of a pass before
+                of_pass, images, reasons = reader.connection.recv()
+                if of_pass == self.passes:
+                    return images, reasons
+        except (OSError, EOFError):
+            raise self.end_of(reader) from None
+
+    def end_of(self, reader: Reader) -> StreamError:
+        """What to say of a process that has ended unasked; the others end too."""
+        count = len(self.readers)
+        hang_up(self.readers)
+        reader.process.join(1)
+        code = reader.process.exitcode
+        how = f"was killed ({signal.Signals(-code).name})" if code and code < 0 else "has ended"
+        return StreamError(
+            f"a process that read pictures {how}, as happens where memory runs out: each of these "
+            f"{count} holds {AHEAD} batches; free some memory, or begin anew with a smaller "
+            "train.batch_size or data.image_size"
+        )
+
+
+def start_readers(pictures: Pictures) -> list[Reader]:
+    """Children of a process that is clean: forking this one, with its threads and its GPU, may
+    hang.
+    """
+    context: Any = multiprocessing.get_context(start_method())
+    if context.get_start_method() == "forkserver":
+        with held_back():  # first and alone, for it lets signals through again once it has started
+            resource_tracker.ensure_running()
+        # all that they need; the last is not found there where the package is not installed
+        context.set_forkserver_preload(["numpy", "PIL.Image", "tqdm", "nanocnn.images.reader"])
+    readers: list[Reader] = []
+    for _ in range(min(cores(), MOST_READERS)):
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(there, pictures), daemon=True)
+        try:
+            with no_main_script(), held_back():
+                process.start()
+        except (OSError, EOFError) as error:
+            hang_up(readers)
+            raise UserError(
+                f"no process can be started to read pictures: {error}; a larger data.memory_limit "
+                "reads them without"
+            ) from None
+        there.close()
+        readers.append(Reader(process, here))
+    return readers
 
 
 def start_method() -> str:
@@ -84,19 +156,21 @@ def start_method() -> str:
     return "forkserver" if "forkserver" in methods and fits else "spawn"
 
 
-def start_worker(worker: int) -> None:
-    """Leave signals that go to all processes at once to the main one, and end when it ends, however
-    it does.
+@contextmanager
+def no_main_script() -> Iterator[None]:
+    """Keep a process that starts from running the user's script up to its main, as it would.
+
+    Readers need nothing of it, and it may import torch, which takes more than all else in them.
     """
-    for name in NAMES:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    quiet()
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
-def end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def hang_up(readers: list[Reader]) -> None:
+    """End these processes, which `readers` then no longer has."""
+    while readers:
+        readers.pop().connection.close()

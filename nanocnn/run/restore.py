@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from nanocnn.config.load import config_from_dict
-from nanocnn.config.schema import Config
+from nanocnn.config.schema import OWN_IMAGES, Config
 from nanocnn.images.content import read_hashes
 from nanocnn.images.splits import DataInfo, Split, image_hashes
 from nanocnn.networks.build import Networks, build_network, load_weights
@@ -45,9 +45,13 @@ def restore(path: Path | str, *, networks: Networks) -> Restored:
 
 def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> Config:
     """The config of a checkpoint that was read from `path`."""
-    if not isinstance(checkpoint["config"], dict):
+    config = checkpoint["config"]
+    if not isinstance(config, dict):
         raise UserError(f"{path}: its config should be a dict")
-    return config_from_dict(checkpoint["config"], networks, lambda key: f"{path}, its config")
+    data = config.get("data")
+    if isinstance(data, dict) and data.get("dataset") in OWN_IMAGES and "background" not in data:
+        config = config | {"data": data | {"background": "black"}}  # of an earlier version
+    return config_from_dict(config, networks, lambda key: f"{path}, its config")
 
 
 def find_checkpoint(path: Path | None) -> Path:

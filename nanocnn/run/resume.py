@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from nanocnn.config.load import load_config
 from nanocnn.config.schema import Config, leaves
+from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.build import Networks
 from nanocnn.run.checkpoint import SEMANTICS, load_newest
 from nanocnn.run.folder import locked, read_facts
@@ -45,6 +46,9 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     different = differences(before, config)
     if config.train.epochs > before.train.epochs:
         different.pop("train.epochs", None)
+    is_earlier = "background" not in checkpoint["config"].get("data", {})
+    if is_earlier and config.data.background == "auto":
+        different.pop("data.background", None)  # what that comes to, check_images compares
     if different:
         listed = ", ".join(
             f"{key} ({old} there, {new} here)" for key, (old, new) in different.items()
@@ -54,6 +58,18 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
             f"allowed are more train.epochs, and another {', '.join(sorted(FREE))}"
         )
     return Place(run_dir, checkpoint, is_begun=True)
+
+
+def check_images(checkpoint: dict[str, Any], data: TrainingData) -> None:
+    """Raises UserError where the images are not those that the run of `checkpoint` began with."""
+    before, now = checkpoint["data"].get("background", "black"), data.info.background
+    if before != now:
+        raise UserError(
+            f"the run began with transparent pictures over {before}, now they would lie over "
+            f"{now}: it goes on with data.background={before}"
+        )
+    if checkpoint["data_sha256"] != data.sha256:
+        raise UserError("the images are not those that the run began with: their checksum differs")
 
 
 def resume_newest(config: Config, run_dir: Path | None, networks: Networks) -> Place | None:

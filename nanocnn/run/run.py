@@ -11,12 +11,13 @@ from tqdm import tqdm
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.images.report import keep_data_report
+from nanocnn.images.stream import StreamError
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.checkpoint import save_checkpoint
 from nanocnn.run.folder import locked, rewrite_config
 from nanocnn.run.progress import Due, Progress, progress_of
 from nanocnn.run.record import Record, epoch_line
-from nanocnn.run.resume import Place
+from nanocnn.run.resume import Place, check_images
 from nanocnn.run.start import announce, announce_place, facts_of, prepare_folder
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped, StopRequest, handled
@@ -96,11 +97,13 @@ class Run:
             try:
                 yield
                 self._save_rest()
-            except Stopped as stop:
+            except (Stopped, StreamError) as end:
                 self._laps("training")
                 self._save_rest()
                 note = f"python train.py --resume {shlex.quote(str(folder))} goes on"
-                raise Stopped(stop.number, note) from None
+                if isinstance(end, Stopped):
+                    raise Stopped(end.number, note) from None
+                raise UserError(f"{end}; nothing is lost: {note}") from None
         accuracy = f", validation accuracy {progress.best_score[0]:.2%}" if self._data.val else ""
         print(f"best.pt: epoch {progress.best_epoch}{accuracy}")
         if self._request.number:  # too late for this run, but more may have been to follow
@@ -118,10 +121,14 @@ class Run:
 
     def until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items; raises Stopped instead of the next one once a signal has come."""
-        for item in items:
-            self._request.check()  # it may have come while this one was read
-            yield item
-            self._request.check()
+        try:
+            for item in items:
+                self._request.check()  # it may have come while this one was read
+                yield item
+                self._request.check()
+        except StreamError:
+            self._request.check()  # it may have ended what reads them
+            raise
 
     def after_step(self, step: int, lr: float, result: StepResult) -> None:
         """Record a step (from 0) that `learner` made, and save last.pt if that is due."""
@@ -178,8 +185,7 @@ def go_on(checkpoint: dict[str, Any], data: TrainingData, learner: Learner) -> P
 
     Raises UserError where the images, or the networks and optimizers of this version, are others.
     """
-    if checkpoint["data_sha256"] != data.sha256:
-        raise UserError("the images are not those that the run began with: their checksum differs")
+    check_images(checkpoint, data)
     try:
         learner.load(checkpoint)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -124,7 +124,11 @@ def unread_keys(config, folder):
         for key, _ in section
     }
     own_images_only = {
-        ("Data", key) for key in ("channels", "resize", "memory_limit", "skip_unreadable", "root")
+        ("Data", key)
+        for key in (
+            *("channels", "resize", "background", "value_range"),
+            *("memory_limit", "skip_unreadable", "root"),
+        )
     }
     by_the_type_itself = {key for key in keys if key[1] == "name"}
     return keys - read - own_images_only - by_the_type_itself
@@ -155,6 +159,8 @@ def unread_keys(config, folder):
         (["data.memory_limit=1MB", "data.image_size=30"], "data.memory_limit = 1MB"),
         (["data.skip_unreadable=true"], "data.skip_unreadable"),
         (["data.channels=3"], "data.channels"),
+        (["data.background=white"], "data.background"),
+        (["data.value_range=[0, 4095]"], "data.value_range"),
         (["model.dropout=0.5"], "model.dropout"),
     ],
 )  # fmt: skip

@@ -6,7 +6,8 @@ import torch
 from PIL import Image, ImageOps
 
 from nanocnn.images.content import hashes, histogram, mean_and_std
-from nanocnn.images.pictures import Header, Pictures, decode, look_at
+from nanocnn.images.decode import Form, Header, decode
+from nanocnn.images.pictures import Pictures, look_at
 
 GENERATOR = np.random.default_rng(0)
 COLOUR = GENERATOR.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -21,7 +22,7 @@ def exif(orientation):
 
 def decoded(path, channels=3, size=(20, 30), resize=None):
     """(H, W) or (H, W, 3)."""
-    return decode(path, (channels, *size), resize).transpose(1, 2, 0).squeeze()
+    return decode(path, Form((channels, *size), resize)).transpose(1, 2, 0).squeeze()
 
 
 def written(tmp_path, pixels, name="picture.png", **options):
@@ -53,7 +54,7 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, name):
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_32_bits_have_no_range_to_scale_from(tmp_path, mode):
     path = written(tmp_path, Image.fromarray(GREY).convert(mode), "a.tif")
-    _, reasons = Pictures(tmp_path, ["a.tif"], (1, 20, 30), None)[np.array([0])]
+    _, reasons = Pictures(tmp_path, ["a.tif"], Form((1, 20, 30)))[np.array([0])]
     assert "32 bits" in reasons[0] and path.exists()
 
 
@@ -127,13 +128,13 @@ def test_threads_keep_order_and_leave_out_what_they_cannot_read(tmp_path):
     for number in (0, 17, 39):
         (tmp_path / names[number]).write_bytes(b"")
     kept, measured = (
-        Pictures(tmp_path, names, (1, 4, 5), None).read_all(keep) for keep in (True, False)
+        Pictures(tmp_path, names, Form((1, 4, 5))).read_all(keep) for keep in (True, False)
     )
     readable = [number for number in range(40) if number not in (0, 17, 39)]
     assert kept.reasons == measured.reasons == {0: "empty", 17: "empty", 39: "empty"}
     assert kept.images.shape == (37, 1, 4, 5) and kept.images[:, 0, 3, 4].tolist() == readable
-    assert measured.images is None and measured.hashes == kept.hashes == hashes(kept.images.numpy())
-    assert np.array_equal(measured.histogram, histogram(kept.images.numpy()))
+    assert measured.images is None and measured.hashes == kept.hashes == hashes(kept.images)
+    assert np.array_equal(measured.histogram, histogram(kept.images))
     assert np.array_equal(measured.histogram, kept.histogram)
 
 

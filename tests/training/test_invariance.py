@@ -41,6 +41,8 @@ TABLE = {
     "data.channels": ["3", *OWN],
     "data.image_size": ["12"],
     "data.resize": ["crop", *OWN],
+    "data.background": ["white", *OWN],
+    "data.value_range": None,  # digits have 8 bits; it acts before the pixels are uint8
     "data.limit": ["40"],
     "data.validation": ["12"],
     "data.sampling": ["balanced"],

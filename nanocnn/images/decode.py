@@ -1,0 +1,227 @@
+"""One picture file as uint8 pixels of a given shape, whatever kind of file it is.
+
+Only the formats below are tried, by a file's content and never by its name, and no picture of more
+than 64 million pixels is decoded. A picture is turned as its EXIF orientation says, and of an
+animation the first frame is taken. What would be guessed of a TIFF is refused: bands that are
+neither colour nor declared as opacity, signed values and floating point.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL.Image import Resampling
+from PIL.ImageOps import exif_transpose, fit
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST_PIXELS = 64_000_000
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+ALL_16_BITS = (0, 65535)
+PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT = 262, 258, 277, 338, 339  # tags of a TIFF
+BANDS = {2: 3, 5: 4, 6: 3, 8: 3}  # by photometric: RGB, CMYK, YCbCr, LAB; others have one
+LEVELS = {"L;2": 85, "L;4": 17}  # by how much Pillow spreads the few of a PNG
+OPACITY = (1, 2, 999)  # extra bands that are, the last by Corel Draw
+UNSIGNED, SIGNED, FLOATING = 1, 2, 3
+
+
+Background = Literal["black", "white"]
+
+
+class Header(NamedTuple):
+    """What a file says of its picture before it is decoded."""
+
+    height: int  # as it is to be shown
+    width: int
+    grey: bool
+    transparent: bool = False  # it may be
+    deep: bool = False  # 16 bits, all of which are read
+    cut: bool = False  # 16 bits a colour, of which Pillow reads the upper 8
+    animated: bool = False  # or of several pages
+
+
+class Form(NamedTuple):
+    """What each picture is made into."""
+
+    shape: tuple[int, int, int]  # (C, H, W)
+    resize: str | None = None  # how it comes to H x W (see config.py); None: it has to be so itself
+    background: Background = "black"  # where it is transparent
+    value_range: tuple[int, int] = ALL_16_BITS  # of 16 bits: what becomes 0 and 255
+
+
+def header_or_reason(path: Path) -> Header | str:
+    try:
+        with open_picture(path) as image:
+            width, height = image.size
+            # Pillow has turned a TIFF already, and to look behind the pixels of a PNG it would
+            # decode them
+            in_header = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+            if in_header and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+                width, height = height, width
+            raw_mode = raw_mode_of(image)
+            grey = image.mode in GREY_MODES or raw_mode == "LA;16B"
+            if image.mode in ("P", "PA"):
+                colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
+                grey = bool((colours == colours[:, :1]).all())
+            deep = image.mode.startswith("I")
+            return Header(
+                height,
+                width,
+                grey,
+                transparent=image.has_transparency_data,
+                deep=deep,
+                cut=not deep and ";16" in raw_mode,
+                animated=is_animated(image),
+            )
+    except Exception as error:  # noqa: BLE001  whatever Pillow stumbles on
+        return reason(error)
+
+
+def raw_mode_of(image: Image.Image) -> str:
+    """How the pixels lie in the file, in Pillow's words."""
+    assert isinstance(image, ImageFile.ImageFile)
+    arguments = image.tile[0][3] if image.tile else None
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001  what is wrong with a second frame harms nobody
+        return False
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture at `path`, not yet decoded. Raises what `reason` puts into words."""
+    if path.exists() and not path.is_file():  # a folder, or a pipe that would never end
+        raise ValueError("not a file")
+    if path.stat().st_size == 0:
+        raise ValueError("empty")
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        refuse_unknown_tiff(path)
+        raise
+    if image.width * image.height > MOST_PIXELS:
+        raise Image.DecompressionBombError
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        refuse_guesses(image.tag_v2)
+    elif image.mode == "F":
+        raise ValueError("32 bits a pixel, floating point, of no fixed range; save it with 8 or 16")
+    return image
+
+
+def refuse_unknown_tiff(path: Path) -> None:
+    """Raises ValueError if there is a TIFF at `path`, which Pillow knows no mode for."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start[:4] not in TiffImagePlugin.PREFIXES:
+            return
+        if start[2] == 43 or start[3] == 43:  # a BigTIFF, whose addresses are longer
+            start += file.read(8)
+        try:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+            file.seek(tags.next)
+            tags.load(file)
+            refuse_guesses(tags)
+            bands, bits = tags[SAMPLES], max(several(tags, BITS))
+        except ValueError:
+            raise
+        except Exception:  # noqa: BLE001  whatever Pillow stumbles on
+            raise ValueError("a TIFF that is damaged") from None
+    raise ValueError(f"a TIFF of {bands} x {bits} bits a pixel, which is not read; save it as PNG")
+
+
+def refuse_guesses(tags: Any) -> None:
+    """Raises ValueError for a TIFF with these tags that could only be read by a guess."""
+    bits, formats = max(several(tags, BITS, 1)), set(several(tags, SAMPLE_FORMAT, UNSIGNED))
+    bands, needed = tags.get(SAMPLES, 1), BANDS.get(tags.get(PHOTOMETRIC, 0), 1)
+    extra = several(tags, EXTRA)
+    readable = needed + (extra[:1] != () and extra[0] in OPACITY)
+    if bands > readable:
+        raise ValueError(
+            f"{bands} bands, of which only {readable} would be used: the rest is neither colour "
+            "nor declared as opacity; save it with the bands that are to be used"
+        )
+    if FLOATING in formats or SIGNED in formats:
+        kind = "floating point" if FLOATING in formats else "signed"
+        raise ValueError(
+            f"{bits} bits a pixel, {kind}, of no fixed range; save it with 8 or 16, unsigned"
+        )
+    if bits > 16:
+        raise ValueError(f"{bits} bits a pixel, of no fixed range; save it with 8 or 16")
+
+
+def several(tags: Any, tag: int, *default: int) -> tuple[int, ...]:
+    values = tags.get(tag, default)
+    return values if isinstance(values, tuple) else (values,)
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without its name."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"none of {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MOST_PIXELS:,} pixels"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def decode(path: Path, form: Form) -> np.ndarray:
+    """The picture at `path` as (C, H, W) uint8."""
+    channels, height, width = form.shape
+    picture = load(path, form.value_range)
+    if picture.mode == "RGBA":
+        below = Image.new("RGBA", picture.size, form.background)
+        picture = Image.alpha_composite(below, picture).convert("RGB")
+    picture = picture.convert("L" if channels == 1 else "RGB")
+
+    size = (width, height)
+    if form.resize is None and picture.size != size:
+        raise ValueError(f"{picture.height}x{picture.width} pixels instead of {height}x{width}")
+    if form.resize == "stretch":
+        picture = picture.resize(size, Resampling.BILINEAR)
+    elif form.resize == "crop":
+        picture = fit(picture, size, Resampling.BILINEAR)
+    elif form.resize == "pad":
+        scale = min(width / picture.width, height / picture.height)
+        inner = [max(1, round(side * scale)) for side in picture.size]
+        whole = Image.new(picture.mode, size, form.background)
+        place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+        whole.paste(picture.resize((inner[0], inner[1]), Resampling.BILINEAR), place)
+        picture = whole
+    return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def load(path: Path, value_range: tuple[int, int] = ALL_16_BITS) -> Image.Image:
+    """The picture at `path`, upright, of 8 bits; RGBA if it may be transparent."""
+    with open_picture(path) as image:
+        raw_mode = raw_mode_of(image)
+        image.load()
+        white_is_zero = (
+            isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == 0
+        )
+        level = image.info.get("transparency")  # of grey pictures, as the file counts
+        if isinstance(level, int) and raw_mode in LEVELS:
+            image.info["transparency"] = level * LEVELS[raw_mode]
+        image = exif_transpose(image)
+        if not image.mode.startswith("I"):
+            if image.mode == "La":  # which Pillow converts to nothing else
+                image = image.convert("LA")
+            return image.convert("RGBA") if image.has_transparency_data else image
+        values = np.asarray(image)
+        grey = to_8_bits(values, *value_range)
+        # which Pillow heeds in pictures of fewer bits only
+        picture = Image.fromarray(255 - grey if white_is_zero else grey)
+        if isinstance(level, int):
+            picture.putalpha(Image.fromarray(((values != level) * 255).astype(np.uint8)))
+            picture = picture.convert("RGBA")
+        return picture
+
+
+def to_8_bits(values: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Values of 16 bits as uint8: `low` becomes 0 and `high` 255, what is beyond them too."""
+    inside = values.astype(np.uint32).clip(low, high) - low
+    return ((inside * 255 + (high - low) // 2) // (high - low)).astype(np.uint8)

@@ -1,0 +1,179 @@
+"""What befalls pictures, and the processes that read them, while they are read batch by batch."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, after
+from PIL import Image
+
+from nanocnn.config.schema import Data
+from nanocnn.images.batches import Batches
+from nanocnn.images.splits import data_info, load_splits
+from nanocnn.images.stream import Stream, StreamError
+from nanocnn.run.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+STREAMED = ["data.memory_limit=1", "train.batch_size=4", "model={name: mlp, hidden: [4]}"]
+
+
+def own_images(root, *options):
+    return ["data.dataset=folder", f"data.root={root}", *STREAMED, *options]
+
+
+def overwrite(path):
+    """Other pixels of the same size, in a file of the same length and times."""
+    before, length = path.stat(), len(path.read_bytes())
+    pixels = 255 - np.asarray(Image.open(path))
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes().ljust(length, b"\0")[: max(length, path.stat().st_size)])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "overwritten": (overwrite, "its pixels are others"),
+    "deleted": (Path.unlink, "No such file"),
+    "emptied": (lambda path: path.write_bytes(b""), "empty"),
+    "text": (lambda path: path.write_text("a cat"), "none of BMP"),
+    "another size": (lambda path: Image.new("L", (9, 9)).save(path), "9x9 pixels instead of 28x28"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "not a file"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_picture_that_changes_while_it_is_streamed_ends_the_run(
+    digit_pictures, script, monkeypatch, change
+):
+    root = digit_pictures({"train": 30})
+    victims = sorted(root.glob("train/digit 1/*"))  # all of a class
+    kept = {path: path.read_bytes() for path in victims}
+    act, reason = CHANGES[change]
+    after(monkeypatch, Stream, "batches", 4, lambda: [act(path) for path in victims])
+    ended = script("train.py", *own_images(root, "train.epochs=3", "--run-dir", "run"))
+    assert ended.code == 2 and ended.error.count("\n") == 1, ended.error
+    assert reason in ended.error and any(str(path) in ended.error for path in victims)
+    assert "nothing is lost: python train.py --resume run goes on" in ended.error
+
+    refused = script("train.py", "--resume", "run")
+    assert refused.code == 2, "with other images"
+    for path, content in kept.items():
+        path.rmdir() if path.is_dir() else None
+        path.write_bytes(content)
+    assert script("train.py", "--resume", "run").code == 0
+    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_touched_and_copied_pictures_are_the_same(digit_pictures, script, monkeypatch):
+    root = digit_pictures({"train": 30})
+
+    def renew():
+        for path in root.glob("train/*/*"):
+            content = path.read_bytes()
+            path.unlink()
+            path.write_bytes(content)
+
+    after(monkeypatch, Stream, "batches", 2, renew)
+    assert script("train.py", *own_images(root, "train.epochs=2")).code == 0
+
+
+def test_judging_notices_it_too(digit_pictures, script, monkeypatch):
+    root = digit_pictures({"train": 30, "test": 10})
+    assert script("train.py", *own_images(root, "train.epochs=1", "--run-dir", "run")).code == 0
+    victim = next(root.glob("test/*/*.png"))
+    after(monkeypatch, Stream, "batches", 1, lambda: overwrite(victim))
+    judged = script("test.py", "--ckpt", "run")
+    assert judged.code == 2 and f"{victim}: is no longer what it was" in judged.error
+    assert not Path("run/test.json").exists()
+
+
+def descendants(process):
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [each for child in map(int, children) for each in (child, *descendants(child))]
+
+
+def readers_of(process):
+    """Those that the server of clean processes has made."""
+    return [pid for pid in descendants(process) if is_reader(pid, process)]
+
+
+def is_reader(pid, main):
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1]) != main
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def is_alive(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def long_run(digit_pictures, tmp_path):
+    """A real process in the midst of streaming."""
+    root = digit_pictures({"train": 60})
+    command = [sys.executable, str(PROJECT / "train.py"), *own_images(root, "train.epochs=100000")]
+    process = subprocess.Popen(
+        [*command, "schedule={name: constant}", "--run-dir", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: (tmp_path / "run/last.pt").exists() or process.poll() is not None)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
+@pytest.mark.parametrize("how_many", ["one", "all"])
+def test_a_killed_reader_ends_the_run_at_once(long_run, tmp_path, how_many):
+    everyone = descendants(long_run.pid)
+    victims = readers_of(long_run.pid)
+    for victim in victims[: 1 if how_many == "one" else None]:
+        os.kill(victim, signal.SIGKILL)
+    _, error = long_run.communicate(timeout=10)
+    assert long_run.returncode == 2 and error.count("\n") == 1, error
+    assert "was killed (SIGKILL), as happens where memory runs out" in error
+    assert "smaller train.batch_size" in error and "--resume run goes on" in error
+    wait_for(lambda: not any(map(is_alive, everyone)), 10)
+    rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert load_checkpoint(tmp_path / "run/last.pt")["epoch"] == len(rows) >= 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
+def test_a_killed_run_leaves_no_readers(long_run):
+    everyone = descendants(long_run.pid)
+    long_run.kill()
+    wait_for(lambda: not any(map(is_alive, everyone)), 10)
+
+
+def test_a_reader_that_ends_in_the_middle_of_a_batch_is_noticed(digit_pictures):
+    """Of a batch larger than a pipe holds, part of which has come."""
+    data = Data(dataset="folder", root=str(digit_pictures({"train": 40}, size=300)), memory_limit=1)
+    split = load_splits(data, 0)["train"]
+    batches = iter(Batches(split, data_info(data, split), 18, CPU))
+    next(batches)
+    time.sleep(1)  # each fills its pipe
+    for reader in split.images.readers:
+        reader.process.kill()
+    with pytest.raises(StreamError, match="was killed"):
+        list(batches)
+    assert len(list(Batches(split, data_info(data, split), 18, CPU))) == 2, "with new ones"
