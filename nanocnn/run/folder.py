@@ -143,7 +143,7 @@ def locked(run_dir: Path) -> Iterator[Path]:
         raise UserError(f"{run_dir}: another process is training in this folder") from None
     except (OSError, NotImplementedError) as error:  # the latter of filelock 3, for ENOSYS
         if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
-            raise
+            raise UserError(f"{run_dir}: cannot be locked (.lock): {error}") from None
         print(
             f"warning: {run_dir}: this file system has no locks ({error}), so that nothing keeps a "
             "second process from training in this folder",
