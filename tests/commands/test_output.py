@@ -42,13 +42,17 @@ def test_a_log_has_each_line_at_once_in_whatever_encoding():
 
 
 PRINTING = """
-import sys
+import os, sys
+from contextlib import suppress
 from tqdm import tqdm
 from nanocnn.system.errors import UserError, exit_code
 def main():
     with open("file", "w") as file:  # while a stream is closed this could be given its number
         for _ in tqdm(range(3), disable=False):
             print("out")
+        for number in (1, 2):
+            with suppress(OSError):
+                os.write(number, b"as a library in C does")
         print("warning: error", file=sys.stderr)
         file.write("whole")
     if sys.argv[1:]:
@@ -74,13 +78,15 @@ sys.exit(exit_code(main))
 )
 def test_output_that_cannot_be_written_ends_nothing(tmp_path, streams):
     (tmp_path / "file.py").write_text(PRINTING)
+    # without PYTHONUNBUFFERED, with which the end of the process has nothing left to write
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
     for argument, code in (("", 0), ("no", 2)):
         command = f"{shlex.quote(sys.executable)} file.py {argument}; echo $? > code"
         subprocess.run(
             ["sh", "-c", f"{{ {command}; }} {streams}"],
             check=False,
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            env=environment,
             capture_output=True,
             timeout=60,
         )

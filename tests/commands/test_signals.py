@@ -14,7 +14,7 @@ from conftest import PROJECT, after, heed_signals
 from nanocnn.run import run as run_module
 from nanocnn.run.run import Run
 from nanocnn.system.files import Sealed
-from nanocnn.system.signals import NAMES
+from nanocnn.system.signals import NAMES, StopRequest, handled, held_back
 
 # As code of others does now and then: whatever is raised in it, it catches.
 DEAF = """
@@ -146,6 +146,20 @@ def test_a_signal_that_comes_too_late_for_a_run_is_not_lost(script, monkeypatch)
         stopped = script("train.py", *QUICK, "--seeds", "2", "--run-dir", "all")
     assert stopped.code == 143 and "--run-dir all --resume auto goes on" in stopped.error
     assert [path.name for path in Path("all").iterdir()] == ["seed_0"]
+
+
+def test_a_signal_waits_while_processes_start_and_never_reaches_them():
+    """A closed terminal sends SIGHUP to all; the servers of multiprocessing died of it."""
+    request = StopRequest()
+    with handled(request):
+        with held_back():
+            child = subprocess.Popen(["sleep", "0.3"])
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request.number is None
+        assert request.number == signal.SIGTERM
+    for name in NAMES:
+        child.send_signal(getattr(signal, name))
+    assert child.wait(timeout=60) == 0
 
 
 @pytest.mark.slow
