@@ -9,6 +9,11 @@ further ones of auxiliary heads whose losses are added with that weight. `nn.Laz
 input size from the first image.
 """
 
+if __name__ == "__main__":
+    from nanocnn.system.signals import exit_on_signal
+
+    exit_on_signal()  # the imports below take their time
+
 import sys
 from collections.abc import Callable, Sequence
 

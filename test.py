@@ -7,6 +7,11 @@ python test.py --ckpt runs/mine --split val --json result.json   # '-' is standa
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from nanocnn.system.signals import exit_on_signal
+
+    exit_on_signal()  # the imports below take their time
+
 import json
 import os
 import sys
@@ -18,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanocnn.system.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
-from nanocnn.system.startup import prepare_process
+from nanocnn.system.startup import check_memory_limits, prepare_process
 
 if TYPE_CHECKING:
     from nanocnn.config.schema import Data
@@ -145,10 +150,12 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
+    check_memory_limits()
     from nanocnn.evaluation.metrics import mean_of_seeds
     from nanocnn.evaluation.tables import print_report, print_unreadable
     from nanocnn.run.restore import find_checkpoints
     from nanocnn.system.files import write_json
+    from nanocnn.system.output import deliver
 
     paths = find_checkpoints(args.ckpt)
     prepare_process()
@@ -179,13 +186,6 @@ def main(arguments: Sequence[str]) -> None:
         }
         reports.append(result)
         files.append(paths[0].parent.parent / f"{args.split}.json")
-    if args.json == "-":
-        print(json.dumps(result, indent=2))
-    elif len(paths) > 1:
-        print(f"{result['dataset']}, {args.split} split: accuracy {seeds}")
-        print_unreadable(result)
-    else:
-        print_report(result)
     try:
         if args.json not in (None, "-"):
             Path(args.json).write_text(json.dumps(result, indent=2))
@@ -194,6 +194,14 @@ def main(arguments: Sequence[str]) -> None:
                 write_json(file, report)
     except OSError as error:
         raise UserError(f"cannot write the report: {error}") from None
+    finally:
+        if args.json == "-":
+            deliver(json.dumps(result, indent=2) + "\n")
+        elif len(paths) > 1:
+            print(f"{result['dataset']}, {args.split} split: accuracy {seeds}")
+            print_unreadable(result)
+        else:
+            print_report(result)
 
 
 def report_file(path: Path, split: str) -> Path | None:

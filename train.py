@@ -10,6 +10,11 @@ tensorboard --logdir runs
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from nanocnn.system.signals import exit_on_signal
+
+    exit_on_signal()  # the imports below take their time
+
 import os
 import shlex
 import sys
@@ -20,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from nanocnn.system.command_line import add_config, script_parser
 from nanocnn.system.errors import UserError, exit_code
-from nanocnn.system.startup import Laps, prepare_process, quick_imports
+from nanocnn.system.output import deliver
+from nanocnn.system.startup import Laps, check_memory_limits, prepare_process, quick_imports
 
 if TYPE_CHECKING:
     from nanocnn.config.schema import Config
@@ -142,6 +148,7 @@ def main(arguments: Sequence[str]) -> None:
 
     own = config_of(Path(args.resume)) if going_on else "digits.yaml"
     draft = read_draft(args.config or own, args.overrides)  # most mistakes end here, before torch
+    check_memory_limits()
     with quick_imports():
         from model import MODELS
         from nanocnn.networks.build import catalogue
@@ -151,7 +158,7 @@ def main(arguments: Sequence[str]) -> None:
     networks = catalogue(MODELS)
     config = draft.check(networks)
     if args.print_config:
-        print(to_yaml(config), end="")
+        deliver(to_yaml(config))
         return
     prepare_process()
     if args.dry_run:

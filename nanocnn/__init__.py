@@ -5,12 +5,16 @@
 Each name is imported when it is first used, so that `import nanocnn` itself takes no time.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from nanocnn.system.version import __version__
 
+TYPE_CHECKING = False  # of typing, which takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from nanocnn.config.load import load_config
     from nanocnn.evaluation.evaluate import evaluate
     from nanocnn.images.training_data import TrainingData

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from nanocnn.system.command_line import add_config, add_networks, script_parser
 from nanocnn.system.errors import UserError
-from nanocnn.system.startup import prepare_process
+from nanocnn.system.signals import cleaned_up
+from nanocnn.system.startup import check_memory_limits, prepare_process
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,18 +38,21 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.config.load import read_draft
 
     draft = read_draft(args.config, args.overrides)
+    check_memory_limits()
     from nanocnn.experiments.lr_range import draw, range_test, suggestion
     from nanocnn.networks.model_file import find_networks
-    from nanocnn.run.folder import create_dated_dir
+    from nanocnn.run.folder import create_dated_dir, remove_empty
+    from nanocnn.system.files import replacing
 
     networks = find_networks(args.model)
     config = draft.check(networks)
     prepare_process()
     lrs, losses = range_test(config, networks, args.low, args.high, args.steps)
     best = suggestion(lrs, losses)
-    folder, _ = create_dated_dir(config, "find_lr_")
+    folder, made = create_dated_dir(config, "find_lr_")
     path = folder / "lr.png"
-    draw(path, lrs, losses, best)
+    with cleaned_up(partial(remove_empty, made)), replacing(path) as file:
+        draw(file, lrs, losses, best)
     lowest = lrs[losses.index(min(losses))]
     print(f"the loss falls steepest at lr {best:.2g}, and is lowest at {lowest:.2g}")
     print(f"{path} shows it; one_cycle bears about that as its peak: optimizer.lr={best:.2g}")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nanocnn.system.command_line import add_config, add_networks, script_parser
+from nanocnn.system.output import deliver
+from nanocnn.system.startup import check_memory_limits
 
 
 def main(arguments: Sequence[str], models: Mapping[str, Callable[..., Any]] | None = None) -> None:
@@ -23,6 +25,7 @@ def main(arguments: Sequence[str], models: Mapping[str, Callable[..., Any]] | No
     from nanocnn.config.load import read_draft
 
     draft = read_draft(args.config, args.overrides)
+    check_memory_limits()
     from nanocnn.images.splits import class_names, image_shape
     from nanocnn.networks.build import build_network, catalogue
     from nanocnn.networks.model_file import find_networks
@@ -31,8 +34,9 @@ def main(arguments: Sequence[str], models: Mapping[str, Callable[..., Any]] | No
     networks = find_networks(args.model) if models is None else catalogue(models)
     config = draft.check(networks)
     shape, classes = image_shape(config.data), len(class_names(config.data))
-    print(layer_table(build_network(config, networks, shape, classes), shape))
-    print(
-        "F, S, P, G: side of the window (with a dilation from its first pixel to its last), stride,"
+    deliver(
+        f"{layer_table(build_network(config, networks, shape, classes), shape)}\n"
+        "F, S, P, G: side of the window (with a dilation from its first pixel to its last), "
+        "stride,\n"
+        "padding, groups; multiply-accumulates are those of convolutions and linear layers\n"
     )
-    print("padding, groups; multiply-accumulates are those of convolutions and linear layers")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from nanocnn.system.errors import UserError, did_you_mean, exit_code
+from nanocnn.system.signals import exit_on_signal
 
 VERBS = {  # verb -> what it does; its module has the same name
     "find-lr": "find a learning rate for a config, and draw the loss over it",
@@ -40,4 +41,5 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def main() -> int:
+    exit_on_signal()
     return exit_code(lambda: run(sys.argv[1:]))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.evaluation.metrics import confusion, per_class, wilson_interval
+from nanocnn.system.output import one_line
 
 
 def figures(evaluation: Evaluation, labels: Tensor, classes: list[str]) -> dict[str, Any]:
@@ -30,10 +31,10 @@ def print_unreadable(report: dict[str, Any]) -> None:
 
 def print_report(report: dict[str, Any]) -> None:
     low, high = report["ci95"]
-    print(f"{report['checkpoint']}, epoch {report['epoch']}")
+    print(f"{one_line(report['checkpoint'])}, epoch {report['epoch']}")
     print(
-        f"{report['dataset']}, {report['split']} split: {report['correct']:,} of {report['n']:,} "
-        "correct"
+        f"{one_line(report['dataset'])}, {report['split']} split: "
+        f"{report['correct']:,} of {report['n']:,} correct"
     )
     print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     print(f"loss {report['loss']:.4f}")
@@ -46,12 +47,12 @@ def print_report(report: dict[str, Any]) -> None:
     if not report["folding"]["exact"]:
         print("batch normalisation left as it is: folded, the network would compute something else")
 
-    names = [row["name"] for row in report["per_class"]]
+    names = [one_line(row["name"]) for row in report["per_class"]]
     width = max(5, *map(len, names))
     print(f"\n{'class':<{width}}  precision   recall       F1   images")
-    for row in report["per_class"]:
+    for name, row in zip(names, report["per_class"], strict=True):
         fractions = "  ".join(f"{row[key]:7.2%}" for key in ("precision", "recall", "f1"))
-        print(f"{row['name']:<{width}}    {fractions}  {row['support']:7,}")
+        print(f"{name:<{width}}    {fractions}  {row['support']:7,}")
 
     if len(names) <= 20:  # wider than a terminal beyond
         cell = max(map(len, names + [str(count) for row in report["confusion"] for count in row]))

@@ -5,7 +5,7 @@ Source: L. N. Smith, Cyclical Learning Rates for Training Neural Networks (2017)
 
 import math
 from itertools import chain, count, islice
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -66,7 +66,8 @@ def suggestion(lrs: list[float], losses: list[float]) -> float:
     return lrs[int(np.argmin(slopes[:end]))]
 
 
-def draw(path: Path, lrs: list[float], losses: list[float], best: float) -> None:
+def draw(file: BinaryIO, lrs: list[float], losses: list[float], best: float) -> None:
+    """Write a PNG of the smoothed losses over the learning rates."""
     import matplotlib
 
     matplotlib.use("Agg")  # no window
@@ -78,5 +79,5 @@ def draw(path: Path, lrs: list[float], losses: list[float], best: float) -> None
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(file, format="png", dpi=120)
     pyplot.close(figure)

@@ -14,6 +14,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from tqdm import tqdm
 
 from nanocnn.system.errors import UserError
+from nanocnn.system.signals import cleaned_up
 
 SCHEME = "https"  # what comes over http, anybody on the way may have changed
 TRIES = 3
@@ -60,10 +61,17 @@ def fetch(url: str, path: Path, md5: str) -> None:
     """
     new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+    def clean_up() -> None:
+        temporary.unlink(missing_ok=True)
+        for folder in new:
+            with suppress(OSError):  # stays if it holds anything
+                folder.rmdir()
+
     try:
         opener = build_opener(SameScheme())
         request = Request(url, headers={"User-Agent": "nanocnn"})
-        with opener.open(request, timeout=TIMEOUT) as response:
+        with cleaned_up(clean_up), opener.open(request, timeout=TIMEOUT) as response:
             length = response.length or 0
             path.parent.mkdir(parents=True, exist_ok=True)
             checksum, size = hashlib.md5(usedforsecurity=False), 0
@@ -88,8 +96,5 @@ def fetch(url: str, path: Path, md5: str) -> None:
             raise OSError(f"the file that came has the MD5 {checksum.hexdigest()}, not {md5}")
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
-        for folder in new:
-            with suppress(OSError):  # stays if it holds anything
-                folder.rmdir()
+        clean_up()
         raise

@@ -11,6 +11,7 @@ from nanocnn.images.own import shortened
 from nanocnn.images.splits import DataInfo, Split, count_classes
 from nanocnn.images.stream import Stream
 from nanocnn.system.files import replacing
+from nanocnn.system.output import escaped
 
 MOST_CLASSES = 20  # named one by one
 
@@ -159,10 +160,10 @@ def keep_data_report(
     run_dir: Path, splits: dict[str, Split], digests: dict[str, list[bytes]]
 ) -> None:
     """Write train_hashes.txt, for test.py, and if files were left out their list,
-    unreadable.txt.
+    unreadable.txt: a line each, `escaped`.
     """
     write_hashes(run_dir / "train_hashes.txt", digests["train"])
     left_out = unreadable(splits)
     if left_out:
         with replacing(run_dir / "unreadable.txt") as file:
-            file.writelines(f"{line}\n".encode(errors="surrogateescape") for line in left_out)
+            file.writelines(f"{escaped(line)}\n".encode() for line in left_out)

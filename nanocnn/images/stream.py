@@ -3,10 +3,13 @@ ahead.
 """
 
 import multiprocessing
+import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -20,7 +23,11 @@ from torch import Tensor
 from nanocnn.images.pictures import Pictures, cores
 from nanocnn.images.reader import serve
 from nanocnn.system.errors import UserError
+from nanocnn.system.signals import held_back
 
+# bytes of the folder in a socket's path: of 108 some systems have 104, and "pymp-" and "listener-"
+# with their random ends come after it
+MOST_OF_A_SOCKET = 65
 MOST_READERS = 8  # each costs memory; more would wait for the disk or for the network
 AHEAD = 2  # batches that each of them may have read before they are due
 
@@ -118,11 +125,10 @@ def start_readers(pictures: Pictures) -> list[Reader]:
     """Children of a process that is clean: forking this one, with its threads and its GPU, may
     hang.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context(
-        "forkserver" if "forkserver" in methods else methods[0]
-    )
+    context: Any = multiprocessing.get_context(start_method())
     if context.get_start_method() == "forkserver":
+        with held_back():  # first and alone, for it lets signals through again once it has started
+            resource_tracker.ensure_running()
         # all that they need; the last is not found there where the package is not installed
         context.set_forkserver_preload(["numpy", "PIL.Image", "tqdm", "nanocnn.images.reader"])
     readers: list[Reader] = []
@@ -130,14 +136,24 @@ def start_readers(pictures: Pictures) -> list[Reader]:
         here, there = context.Pipe()
         process = context.Process(target=serve, args=(there, pictures), daemon=True)
         try:
-            with no_main_script():
+            with no_main_script(), held_back():
                 process.start()
         except (OSError, EOFError) as error:
             hang_up(readers)
-            raise UserError(f"no process can be started to read pictures: {error}") from None
+            raise UserError(
+                f"no process can be started to read pictures: {error}; a larger data.memory_limit "
+                "reads them without"
+            ) from None
         there.close()
         readers.append(Reader(process, here))
     return readers
+
+
+def start_method() -> str:
+    """forkserver where there is one, but for a TMPDIR that is too long for the name of a socket."""
+    methods = multiprocessing.get_all_start_methods()
+    fits = len(os.fsencode(tempfile.gettempdir())) <= MOST_OF_A_SOCKET
+    return "forkserver" if "forkserver" in methods and fits else "spawn"
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """The run folder itself: made for one run alone, and one process in it at a time."""
 
+import errno
 import os
 import re
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -15,6 +18,9 @@ from nanocnn.config.schema import Config, to_yaml
 from nanocnn.run.contents import Facts, read_json
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import replacing, sync_folder
+
+# what flock fails with where a file system, of a network for one, or the system does not have it
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
 def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
@@ -131,20 +137,29 @@ def identity_of(folder: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path) -> Iterator[Path]:
     """Keep every other process from training in `run_dir`; a crash leaves no lock behind.
 
     What a crash may have left, half-written files, is removed. Raises UserError where another one
-    has the lock.
+    has the lock. A file system without locks is no reason not to train: a warning says so.
     """
     lock = FileLock(run_dir / ".lock", timeout=0)
     try:
-        lock.acquire()
+        with warnings.catch_warnings(action="ignore"):  # of a lock without flock, which is one too
+            lock.acquire()
     except Timeout:
         raise UserError(f"{run_dir}: another process is training in this folder") from None
+    except (OSError, NotImplementedError) as error:  # the latter of filelock 3, for ENOSYS
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise UserError(f"{run_dir}: cannot be locked (.lock): {error}") from None
+        print(
+            f"warning: {run_dir}: this file system has no locks ({error}), so that nothing keeps a "
+            "second process from training in this folder",
+            file=sys.stderr,
+        )
     try:
         for temporary in run_dir.glob(".*.tmp"):
             temporary.unlink()
-        yield
+        yield run_dir
     finally:
         lock.release()

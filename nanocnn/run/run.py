@@ -75,24 +75,23 @@ class Run:
 
         At the end last.pt is as far as training is. Raises UserError before anything is written,
         NonFiniteError when the loss or a weight is no longer a number, and Stopped after a signal
-        that asks to stop, once there is a checkpoint to go on from.
+        that asks to stop, once there is a checkpoint to go on from or the run is finished.
         """
         config, place, progress = self._config, self._place, self._progress
         facts = facts_of(self._data, self._learner.computing, self._laps, place)
         announce(config, self._data, self._learner.model)
-        self.folder = folder = prepare_folder(place, config, self._learner.model)
-        announce_place(folder, facts)
         steps = config.train.epochs * self._data.steps_per_epoch
-        if place.checkpoint:
-            print(f"resuming after step {progress.step:,} of {steps:,}")
         self._laps("build")
         with (
-            handled(self._request),
-            locked(folder),
+            handled(self._request),  # from before the folder is there, so that none is left bare
+            locked(prepare_folder(place, config, self._learner.model)) as folder,
             Record(folder, config.log.every, self._data.steps_per_epoch, facts, progress) as record,
             tqdm(total=steps, initial=progress.step, unit="step", disable=None, leave=False) as bar,
         ):
-            self._record, self._bar = record, bar
+            self.folder, self._record, self._bar = folder, record, bar
+            announce_place(folder, facts)
+            if place.checkpoint:
+                print(f"resuming after step {progress.step:,} of {steps:,}")
             if place.is_begun:
                 rewrite_config(config, folder)
             keep_data_report(folder, self._data.splits, self._data.hashes)
@@ -109,6 +108,8 @@ class Run:
                 raise UserError(f"{end}; nothing is lost: {note}") from None
         accuracy = f", validation accuracy {progress.best_score[0]:.2%}" if self._data.val else ""
         print(f"best.pt: epoch {progress.best_epoch}{accuracy}")
+        if self._request.number:  # too late for this run, but more may have been to follow
+            raise Stopped(self._request.number, "the run is finished", code=0)
 
     def epochs(self) -> Iterator[int]:
         """The epochs to train, counted from 1, until the end of the run or of its patience."""

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from nanocnn.config.schema import Config
@@ -11,7 +12,7 @@ from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.folder import create_seeds_dir, remove_empty
 from nanocnn.run.resume import Place, is_finished, resume_newest
 from nanocnn.system.errors import UserError
-from nanocnn.system.signals import Stopped
+from nanocnn.system.signals import Stopped, cleaned_up, exit_at_once, handled
 
 
 def train_seeds(
@@ -29,18 +30,19 @@ def train_seeds(
     if config.seed + seeds > 2**63:
         raise UserError(f"--seeds {seeds}: seeds from {config.seed} on would be too large")
     run_dir, made = create_seeds_dir(config, run_dir, again)
+    note = f"the same command with --run-dir {shlex.quote(str(run_dir))} --resume auto goes on"
     accuracies = []
     try:
-        for seed in range(config.seed, config.seed + seeds):
-            one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"
-            place = resume_newest(one, folder, networks) if again else None
-            print(f"seed {seed}: {folder}")
-            if not (place and is_finished(place, one)):
-                train(one, place or Place(folder))
-            best = load_checkpoint(folder / "best.pt")
-            accuracies.append(best["validation"]["accuracy"])
+        with handled(partial(exit_at_once, note=note)), cleaned_up(lambda: remove_empty(made)):
+            for seed in range(config.seed, config.seed + seeds):
+                one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"
+                place = resume_newest(one, folder, networks) if again else None
+                print(f"seed {seed}: {folder}")
+                if not (place and is_finished(place, one)):
+                    train(one, place or Place(folder))
+                best = load_checkpoint(folder / "best.pt")
+                accuracies.append(best["validation"]["accuracy"])
     except Stopped as stop:
-        note = f"the same command with --run-dir {shlex.quote(str(run_dir))} --resume auto goes on"
         raise Stopped(stop.number, note) from None
     except UserError:
         remove_empty(made)  # unless it was not the first

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from nanocnn.networks.table import size_text, summary
 from nanocnn.run.folder import create_run_dir, read_facts
 from nanocnn.run.resume import Place
 from nanocnn.system.errors import UserError
-from nanocnn.system.signals import Stopped
+from nanocnn.system.signals import Stopped, cleaned_up
 from nanocnn.system.startup import Laps
 from nanocnn.system.version import __version__
 from nanocnn.training.device import Computing
@@ -138,7 +139,7 @@ def try_one_step(
     """
     once = {"epochs": 1, "checkpoint_every": None, "patience": None}
     changed = {"train": config.train.model_copy(update=once), "log": type(config.log)(every=1)}
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, cleaned_up(partial(shutil.rmtree, folder)):
         try:
             train(config.model_copy(update=changed), Place(Path(folder, "run")), laps, 1)
         except Stopped as stop:

@@ -1,19 +1,23 @@
 """How a run ends that does not end well: one line and an exit code."""
 
+import errno
 import linecache
-import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from io import TextIOWrapper
 from pathlib import Path
 
-from nanocnn.system.signals import Stopped, handled, stop_at_once
+from nanocnn.system.output import guarded_output
+from nanocnn.system.signals import Stopped
 
 # the names under which train.py, and the verbs of nanocnn, import a model.py
 MODEL_MODULES = ("model", "nanocnn_model_file")
+
+REMEDIES = {
+    errno.EMFILE: "; ulimit -n shows and raises how many may be open",
+    errno.EDQUOT: "; a quota is used up: remove something, or write elsewhere with --run-dir",
+}
 
 
 class UserError(ValueError):
@@ -56,36 +60,38 @@ def exit_code(main: Callable[[], None]) -> int:
     Whatever the operating system refuses (a full disk, a folder without permission) is one line
     too, for it names the file and the reason.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            # a log shows each line as it comes, and no name is one that it cannot show
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
-    try:
-        with handled(stop_at_once):
+    with guarded_output():
+        try:
             main()
-            sys.stdout.flush()
-    except (UserError, NonFiniteError) as error:
-        complain(error)
-        return 3 if isinstance(error, NonFiniteError) else 2
-    except Stopped as stop:
-        print(f"stopped by {stop}", file=sys.stderr)
-        return 128 + stop.number
-    except BrokenPipeError:  # whoever read the output has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        complain(error)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # as torch says it
+        except (UserError, NonFiniteError) as error:
+            complain(error)
+            return 3 if isinstance(error, NonFiniteError) else 2
+        except Stopped as stop:
+            print(f"stopped by {stop}", file=sys.stderr)
+            return stop.code
+        except OSError as error:
+            complain(f"{error}{REMEDIES.get(error.errno or 0, '')}")
+            return 2
+        except (MemoryError, RuntimeError) as error:
+            return report_limit(error)
+        except Exception as error:  # noqa: BLE001  it is raised again if it is not the user's
             return report_mistake_in_model(error)
-        complain(
-            f"not enough memory: {error}; a smaller train.batch_size or data.image_size may help"
-        )
-        return 2
-    except Exception as error:  # noqa: BLE001  it is raised again if it is not the user's
-        return report_mistake_in_model(error)
     return 0
+
+
+def report_limit(error: MemoryError | RuntimeError) -> int:
+    """Too little memory or too few threads are one line; a RuntimeError may be of anything else."""
+    text = str(error)
+    if "start new thread" in text:
+        complain(f"{text}: a limit on threads is too low; ulimit -u may show and raise it")
+    elif isinstance(error, MemoryError) or "allocate" in text:  # as torch says it
+        complain(
+            f"not enough memory{': ' * bool(text)}{text}; a smaller train.batch_size or "
+            "data.image_size may help, or a higher ulimit -v where there is one"
+        )
+    else:
+        return report_mistake_in_model(error)
+    return 2
 
 
 def report_mistake_in_model(error: Exception) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nanocnn.system.errors import UserError
+from nanocnn.system.signals import cleaned_up
 
 MARK = b"nanocnn sha256 "  # before the checksum that ends a sealed file
 SEAL = len(MARK) + hashlib.sha256().digest_size
@@ -24,13 +25,14 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if previous and path.is_file() and is_sealed(path):
-            keep_copy(path, previous)
-        os.replace(temporary, path)
+        with cleaned_up(temporary.unlink):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if previous and path.is_file() and is_sealed(path):
+                keep_copy(path, previous)
+            os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         if error.filename is None:  # as with a full disk

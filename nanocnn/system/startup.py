@@ -2,11 +2,14 @@
 
 import ctypes
 import gc
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from nanocnn.system.errors import UserError
 
 # of malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -43,6 +46,33 @@ def prepare_process(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+# what every command comes to, and some memory to work with
+NEEDED = (
+    "import sklearn.datasets, torch.utils.tensorboard as _, torch; torch.ones(1 << 20).sum(); "
+    "bytearray(1 << 28)"
+)
+
+
+def check_memory_limits() -> None:
+    """Raises UserError where `ulimit -v` or `ulimit -d` has no room for PyTorch.
+
+    It would end this process from within C, in words that name no limit: another one tries first.
+    """
+    try:
+        import resource
+    except ImportError:  # not everywhere
+        return
+    limits = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
+    sizes = {option: resource.getrlimit(limit)[0] for option, limit in limits.items()}
+    found = [f"{key} {n // 1024}" for key, n in sizes.items() if n != resource.RLIM_INFINITY]
+    command = [sys.executable, "-c", NEEDED]
+    if found and subprocess.run(command, check=False, capture_output=True).returncode:
+        raise UserError(
+            f"ulimit {' '.join(found)}: too little memory for PyTorch to start; type ulimit -v "
+            "unlimited -d unlimited, or ask the batch system for more"
+        )
 
 
 class Laps:

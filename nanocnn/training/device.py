@@ -1,5 +1,6 @@
 """Where a run computes, in which precision and layout of memory."""
 
+import sys
 from typing import NamedTuple
 
 import torch
@@ -58,6 +59,16 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError(
             "precision = bf16: this GPU does not support it (allowed here: auto, fp32, fp16)"
+        )
+    is_slow = {
+        "fp16": not torch.cpu._is_amx_fp16_supported(),
+        "bf16": not (multiplies_bf16(device) or torch.cpu._is_avx512_bf16_supported()),
+    }
+    if device.type == "cpu" and is_slow.get(name):
+        print(
+            f"warning: precision = {name}: slow on this CPU, which has no instructions for it; "
+            "precision=auto takes what is fast",
+            file=sys.stderr,
         )
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 

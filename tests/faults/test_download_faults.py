@@ -286,6 +286,8 @@ import sys
 from pathlib import Path
 from nanocnn.images import download
 from nanocnn.system.errors import exit_code
+from nanocnn.system.signals import exit_on_signal
+exit_on_signal()
 download.SCHEME = "http"
 url, path, md5 = sys.argv[1:]
 sys.exit(exit_code(lambda: download.download([url], Path(path), md5)))

@@ -15,13 +15,14 @@ import pytest
 from conftest import PROJECT, SHORT, STEPS_PER_EPOCH, after, differences_of_runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nanocnn.images import batches, training_data
+from nanocnn.images import batches
 from nanocnn.images.batches import Batches
 from nanocnn.run import run as run_module
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.record import Record
 from nanocnn.run.run import Run
 from nanocnn.system.files import Sealed
+from nanocnn.system.signals import NAMES
 from nanocnn.training.learner import Learner
 from nanocnn.training.optimizer import OPTIMIZERS
 
@@ -140,8 +141,11 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment, number",
+    [*((moment, signal.SIGTERM) for moment in MOMENTS)]
+    + [("training", getattr(signal, name)) for name in NAMES if name != "SIGTERM"],
+)
 def test_fault_25_a_signal_leaves_a_checkpoint_from_which_nothing_is_lost(
     undisturbed, script, monkeypatch, moment, number
 ):
@@ -168,17 +172,28 @@ def test_fault_25_a_signal_leaves_a_checkpoint_from_which_nothing_is_lost(
     assert facts["exit_reason"] == "finished" and len(facts["resumed"]) == 1
 
 
-def test_fault_25_a_signal_while_the_data_are_read_stops_at_once_and_writes_nothing(
-    script, monkeypatch
-):
-    before = signal.getsignal(signal.SIGTERM)
-    after(
-        monkeypatch, training_data, "load_splits", 1, lambda: os.kill(os.getpid(), signal.SIGTERM)
+def test_fault_25_a_signal_while_the_data_are_read_stops_at_once_and_writes_nothing(tmp_path):
+    code = (
+        "import os, signal, sys, train\n"
+        "from nanocnn.images import training_data\n"
+        "from nanocnn.system.errors import exit_code\n"
+        "from nanocnn.system.signals import exit_on_signal\n"
+        "exit_on_signal()\n"
+        "training_data.load_splits = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(exit_code(lambda: train.main([])))"
     )
-    stopped = script("train.py", *SHORT)
-    assert (stopped.code, stopped.error) == (143, "stopped by SIGTERM; nothing was written\n")
-    assert not list(Path().iterdir())
-    assert signal.getsignal(signal.SIGTERM) is before, "the handlers are given back"
+    stopped = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (stopped.returncode, stopped.stderr) == (143, "stopped by SIGTERM\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_fault_25_the_handlers_are_given_back(script):
+    before = [signal.getsignal(getattr(signal, name)) for name in NAMES]
+    assert script("train.py", *SHORT, "train.epochs=1").code == 0
+    assert [signal.getsignal(getattr(signal, name)) for name in NAMES] == before
 
 
 def test_fault_25_a_second_signal_ends_the_process_at_once(tmp_path):
