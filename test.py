@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanocnn.system.command_line import script_parser
+from nanocnn.config.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.startup import prepare_process
 
@@ -35,15 +35,23 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     from nanocnn.networks.build import catalogue
     from nanocnn.networks.fused import fuse_pooling
     from nanocnn.networks.rewrite import Folding, fold_batch_norm
+    from nanocnn.run.folder import warn_of_other_images
     from nanocnn.run.restore import restore, trained_on
     from nanocnn.training.device import pick_computing
     from nanocnn.training.loss import build_loss
 
     # the trained network, and the images: only here, and only when asked, is the test split read
     model, config, info, checkpoint, _ = restore(path, networks=catalogue(MODELS))
-    computing = pick_computing(config, args.device)
+    computing = pick_computing(config, args.device, typed="--device ")
     data = config.data.model_copy(update={"root": args.data_root or config.data.root})
-    split = load_split(args.split, data, config.seed, info)
+    if not args.data_root:
+        warn_of_other_images(path.parent, data)
+    try:
+        split = load_split(args.split, data, config.seed, info)
+    except UserError as error:
+        if args.data_root or Path(data.root).is_dir():
+            raise
+        raise UserError(f"{error}; if the images have moved, type --data-root DIR") from None
     batch_size = args.batch_size or config.train.batch_size
     batches = Batches(split, info, batch_size, computing.device)
 
@@ -103,7 +111,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
         action="store_false",
         help="leave batch normalisation as it is instead of folding it into the layers before it",
     )
-    args = parser.parse_args(arguments)
+    parser.add_argument("stray", nargs="*", help=SUPPRESS)  # to be told what to type instead
+    args = parser.read(arguments)
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
     if args.json not in (None, "-"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nanocnn.system.command_line import add_config, add_networks, script_parser
+from nanocnn.config.command_line import add_config, add_networks, script_parser
 from nanocnn.system.errors import UserError
 from nanocnn.system.startup import prepare_process
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
         "--to", dest="high", type=float, default=10.0, metavar="LR", help="default: 10"
     )
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="default: 200")
-    args = parser.parse_intermixed_args(arguments)
+    args = parser.read(arguments)
     if not 0 < args.low < args.high < math.inf:
         raise UserError(f"--from {args.low:g} --to {args.high:g}: should be 0 < from < to")
     if args.steps < 20:

@@ -92,7 +92,10 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
 def in_folders(where: Path, split: str) -> dict[str, list[str]]:
     """{class: paths} of where/class/*, but for hidden names."""
     if not where.is_dir():
-        raise UserError(f"{where}: no such folder; data.dataset = folder reads {where}/<class>/*")
+        raise UserError(
+            f"{where}: no such folder{seen_from(where)}; data.dataset = folder reads "
+            f"{where}/<class>/*"
+        )
     found = {}
     for folder in visible(where):
         if not folder.is_dir():
@@ -101,11 +104,16 @@ def in_folders(where: Path, split: str) -> dict[str, list[str]]:
     return found
 
 
+def seen_from(where: Path) -> str:
+    return "" if where.is_absolute() else f" in {Path.cwd()}, where a relative data.root begins"
+
+
 def in_csv(where: Path, split: str) -> dict[str, list[str]]:
     """{label: paths} of the lines of the file `where`, the first of which is path,label."""
     if not where.is_file():
         raise UserError(
-            f"{where}: no such file; data.dataset = csv reads lines of path,label there"
+            f"{where}: no such file{seen_from(where)}; data.dataset = csv reads lines of "
+            "path,label there"
         )
     found: dict[str, list[str]] = {}
     try:

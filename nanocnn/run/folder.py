@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nanocnn.config.schema import Config, to_yaml
+from nanocnn.config.schema import Config, Data, to_yaml
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import replacing, sync_folder
 
@@ -120,6 +121,17 @@ def read_facts(run_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def warn_of_other_images(run_dir: Path, data: Data) -> None:
+    """Say so where `data` is read elsewhere than in the run in `run_dir`, if there is one."""
+    before, here = read_facts(run_dir).get("data_root"), data.own_folder
+    if isinstance(before, str) and here and before != here:
+        print(
+            f"warning: images are read from {here}, in {run_dir} they were in {before} (a relative "
+            "data.root begins at the current folder)",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

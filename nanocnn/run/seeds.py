@@ -9,7 +9,7 @@ from nanocnn.evaluation.metrics import mean_of_seeds
 from nanocnn.networks.build import Networks
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.folder import create_seeds_dir, remove_empty
-from nanocnn.run.resume import Place, is_finished, resume_newest
+from nanocnn.run.resume import Place, how_it_ended, resume_newest
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import Stopped
 
@@ -35,7 +35,7 @@ def train_seeds(
             one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"
             place = resume_newest(one, folder, networks) if again else None
             print(f"seed {seed}: {folder}")
-            if not (place and is_finished(place, one)):
+            if not (place and how_it_ended(place, one)):
                 train(one, place or Place(folder))
             best = load_checkpoint(folder / "best.pt")
             accuracies.append(best["validation"]["accuracy"])
