@@ -122,9 +122,10 @@ def instead_of_option(
     run = run_folder_of(Path(value)) if value and "--resume" not in options else None
     if takes_keys and word in DEVICES:
         return f"device={DEVICES[word]}"
-    if run and not alike:  # of another script's option
-        name = run if "--ckpt" in options else run / "config.yaml"
-        return f"{'--ckpt' if '--ckpt' in options else '--config'} {shlex.quote(str(name))}"
+    if value and run and not alike:  # as an option of another script takes it
+        if "--ckpt" in options:
+            return f"--ckpt {shlex.quote(value if value.endswith('.pt') else str(run))}"
+        return f"--config {shlex.quote(str(run / 'config.yaml'))}"
     if alike:
         return alike[0] + text
     if takes_keys and word in all_keys():
