@@ -100,7 +100,7 @@ def meant_keys(name: str, guess: bool = False) -> list[str]:
     found = found or [key for key in keys if word_of(key) == word]
     if not found and guess:
         words = {word_of(key) for key in keys}.union(*(words.split() for words in CALLED.values()))
-        nearest = get_close_matches(word, [each for each in words if len(each) > 3], 1, 0.8)
+        nearest = get_close_matches(word, sorted(each for each in words if len(each) > 3), 1, 0.8)
         return meant_keys(nearest[0]) if nearest else []
     return found
 

@@ -161,7 +161,7 @@ def config_of(run_dir: Path) -> Path:
         what = "a run goes on from its newest checkpoint"
         instead = f"type --resume {shlex.quote(str(folder))}"
     elif newest := newest_run(run_dir):
-        what = "holds runs, and is none"
+        what = "is no run, but holds some"
         instead = f"type one of them, such as --resume {shlex.quote(str(newest))}"
         if newest.name.startswith("seed_"):
             config = shlex.quote(str(run_dir / "seed_0" / "config.yaml"))
@@ -178,8 +178,8 @@ def find_config(path: str | Path) -> Path:
     if run := run_folder_of(Path(path)):
         name, config = (shlex.quote(str(each)) for each in (run, run / "config.yaml"))
         raise UserError(
-            f"{path}: no config file; type --config {config} to repeat the run, or --resume {name} "
-            "to go on with it"
+            f"{path}: no config file; type --config {config} to repeat the run; "
+            f"python train.py --resume {name} goes on with it"
         )
     if Path(path).exists():
         raise UserError(f"{path}: no config file; a config is a YAML file, such as mnist.yaml")
