@@ -13,20 +13,22 @@ if __name__ == "__main__":
     exit_on_signal()  # the imports below take their time
 
 import json
+import math
 import os
 import sys
 import time
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanocnn.system.command_line import script_parser
+from nanocnn.config.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.startup import check_memory_limits, prepare_process
 
 if TYPE_CHECKING:
-    from nanocnn.config.schema import Data
+    from nanocnn.config.schema import Config, Data
+    from nanocnn.images.splits import DataInfo, Split
 
 
 def judge(path: Path, args: Namespace) -> dict[str, Any]:
@@ -40,8 +42,6 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     from nanocnn.evaluation.evaluate import AverageFlips, evaluate
     from nanocnn.evaluation.tables import figures
     from nanocnn.images.batches import Batches
-    from nanocnn.images.report import warn_of_two_labels
-    from nanocnn.images.splits import image_hashes, load_split
     from nanocnn.networks.build import catalogue
     from nanocnn.networks.fused import fuse_pooling
     from nanocnn.networks.rewrite import Folding, fold_batch_norm
@@ -51,9 +51,8 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
 
     # the trained network, and the images: only here, and only when asked, is the test split read
     model, config, info, checkpoint, _ = restore(path, networks=catalogue(MODELS))
-    computing = pick_computing(config, args.device)
-    split = load_split(args.split, asked_for(config.data, args), config.seed, info)
-    warn_of_two_labels({args.split: split}, {args.split: image_hashes(split)}, info.classes)
+    computing = pick_computing(config, args.device, typed="--device ")
+    split = read_split(path.parent, config, info, args)
     batch_size = args.batch_size or config.train.batch_size
     batches = Batches(split, info, batch_size, computing.device)
 
@@ -70,6 +69,8 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     evaluation = evaluate(model, batches, loss, computing.precision)
     seconds = time.perf_counter() - start
+    if not math.isfinite(evaluation.loss):
+        raise UserError(f"{path}: its loss on these images is {evaluation.loss}: no result")
     return {
         "dataset": info.dataset,
         "split": args.split,
@@ -82,6 +83,25 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
         "evaluation_seconds": seconds,
         "average_flips": config.data.average_flips,
     }
+
+
+def read_split(run_dir: Path, config: Config, info: DataInfo, args: Namespace) -> Split:
+    """The images that `args` ask for, of a network trained in `run_dir` on data as `info` says."""
+    from nanocnn.images.report import warn_of_two_labels
+    from nanocnn.images.splits import image_hashes, load_split
+    from nanocnn.run.folder import warn_of_other_images
+
+    data = asked_for(config.data, args)
+    if not args.data_root:
+        warn_of_other_images(run_dir, data)
+    try:
+        split = load_split(args.split, data, config.seed, info)
+    except UserError as error:
+        if args.data_root or Path(data.root).is_dir():
+            raise
+        raise UserError(f"{error}; if the images have moved, type --data-root DIR") from None
+    warn_of_two_labels({args.split: split}, {args.split: image_hashes(split)}, info.classes)
+    return split
 
 
 def asked_for(data: Data, args: Namespace) -> Data:
@@ -133,7 +153,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
         action="store_false",
         help="leave batch normalisation as it is instead of folding it into the layers before it",
     )
-    args = parser.parse_args(arguments)
+    parser.add_argument("stray", nargs="*", help=SUPPRESS)  # to be told what to type instead
+    args = parser.read(arguments)
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
     if args.skip_unreadable and args.split != "test":

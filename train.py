@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanocnn.system.command_line import add_config, script_parser
+from nanocnn.config.command_line import add_config, script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.output import deliver
 from nanocnn.system.startup import Laps, check_memory_limits, prepare_process, quick_imports
@@ -118,7 +118,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--print-config", action="store_true", help="print the whole config and stop"
     )
-    args = parser.parse_intermixed_args(arguments)
+    args = parser.read(arguments)
     going_on = args.resume not in (None, "auto")
     if going_on and args.run_dir:
         raise UserError("--run-dir and --resume RUN: the run goes on in its own folder")
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
     laps = Laps()
     going_on = args.resume not in (None, "auto")
 
-    from nanocnn.config.load import config_of, read_draft
+    from nanocnn.config.load import config_of, find_config, read_draft
     from nanocnn.config.schema import to_yaml
 
     own = config_of(Path(args.resume)) if going_on else "digits.yaml"
@@ -152,11 +152,14 @@ def main(arguments: Sequence[str]) -> None:
     with quick_imports():
         from model import MODELS
         from nanocnn.networks.build import catalogue
-        from nanocnn.run.resume import Place, is_finished, resume_newest, resume_run
+        from nanocnn.run.folder import warn_of_other_images
+        from nanocnn.run.resume import Place, how_it_ended, resume_newest, resume_run
         from nanocnn.run.start import try_one_step
 
     networks = catalogue(MODELS)
     config = draft.check(networks)
+    if args.config and not any(each.startswith("data.root=") for each in args.overrides):
+        warn_of_other_images(find_config(args.config).parent, config.data)
     if args.print_config:
         deliver(to_yaml(config))
         return
@@ -175,8 +178,8 @@ def main(arguments: Sequence[str]) -> None:
             place = resume_run(Path(args.resume), config, networks)
         elif args.resume:
             place = resume_newest(config, args.run_dir, networks) or place
-        if is_finished(place, config):
-            print(f"{place.run_dir}: finished, {config.train.epochs} epochs; nothing to do")
+        if ended := how_it_ended(place, config):
+            print(f"{place.run_dir}: {ended}")
             return
         folder = train(config, place, laps)
     name = shlex.quote(str(folder))

@@ -38,7 +38,7 @@ from model import MODELS
 from nanocnn.config.load import load_config
 from nanocnn.networks.build import catalogue
 from nanocnn.run.checkpoint import load_checkpoint
-from nanocnn.run.resume import Place, is_finished, resume_newest
+from nanocnn.run.resume import Place, how_it_ended, resume_newest
 from nanocnn.system.signals import NAMES
 from train import train
 
@@ -215,9 +215,9 @@ def look_into(run_dir: Path, options: list[str], undisturbed: Path, child: Child
     except (ValueError, OSError) as error:
         return [f"{type(error).__name__}: {error}"]
     wrong = [f".{path.name} is left" for path in run_dir.glob(".*.tmp")]
-    if child.code == 0 and not is_finished(place, config):
+    if child.code == 0 and not how_it_ended(place, config):
         wrong.append("exit 0, but not finished")
-    if not is_finished(place, config):
+    if not how_it_ended(place, config):
         with contextlib.redirect_stdout(io.StringIO()):
             train(config, place)
     pair = [load_checkpoint(run / "last.pt")["model"] for run in (run_dir, undisturbed)]

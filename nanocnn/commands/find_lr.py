@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from nanocnn.system.command_line import add_config, add_networks, script_parser
+from nanocnn.config.command_line import add_config, add_networks, script_parser
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import cleaned_up
 from nanocnn.system.startup import check_memory_limits, prepare_process
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         "--to", dest="high", type=float, default=10.0, metavar="LR", help="default: 10"
     )
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="default: 200")
-    args = parser.parse_intermixed_args(arguments)
+    args = parser.read(arguments)
     if not 0 < args.low < args.high < math.inf:
         raise UserError(f"--from {args.low:g} --to {args.high:g}: should be 0 < from < to")
     if args.steps < 20:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nanocnn.system.command_line import add_config, add_networks, script_parser
+from nanocnn.config.command_line import add_config, add_networks, script_parser
 from nanocnn.system.output import deliver
 from nanocnn.system.startup import check_memory_limits
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str], models: Mapping[str, Callable[..., Any]] | No
     add_config(parser)
     if models is None:
         add_networks(parser)
-    args = parser.parse_intermixed_args(arguments)
+    args = parser.read(arguments)
 
     from nanocnn.config.load import read_draft
 

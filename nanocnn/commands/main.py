@@ -35,6 +35,8 @@ def run(arguments: Sequence[str]) -> None:
         print(f"nanocnn {nanocnn.__version__}")
         return
     verb, *rest = arguments
+    if verb in ("train", "test"):
+        raise UserError(f"nanocnn {verb}: no verb but a script of a clone; type python {verb}.py")
     if verb not in VERBS:
         raise UserError(f"nanocnn {verb}: no such verb{did_you_mean(verb, VERBS)}")
     import_module(f"nanocnn.commands.{verb.replace('-', '_')}").main(rest)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from nanocnn.config.schema import Config, items_of
+from nanocnn.config.hints import meant_keys, reason_without
+from nanocnn.config.schema import Config
 from nanocnn.config.strict_yaml import inline
 from nanocnn.system.errors import did_you_mean
 
@@ -28,13 +30,11 @@ def describe(
         message += complaint["msg"].removeprefix("Value error, ")
         key = tuple(message.split()[0].split("."))
     elif kind == "extra_forbidden":
-        dotted = ".".join(key)
-        message = f"unknown key {dotted!r}"
-        elsewhere = [item.key for item in items_of(Config()) if item.key.endswith(f".{key[-1]}")]
-        if elsewhere and dotted not in elsewhere:
-            message += f"; did you mean {elsewhere[0]!r}?"
-        else:
-            message += did_you_mean(key[-1], known_keys(schema, key[:-1], values))
+        message = unknown_key(key, known_keys(schema, key[:-1], values))
+        named = (*key[:-1], "name")
+        if place(named) == "command line" != place(key):  # the name is new, the key is not
+            section = values[key[0]]["name"] if len(key) == 2 else "NAME"
+            message += f"; {key[0]}={section} begins this section anew"
     elif kind == "missing":
         message = f"{'.'.join(key)} needs the key {complaint['loc'][-1]!r}"
     elif kind in ("literal_error", "union_tag_invalid") and len(messages) == 1:
@@ -45,10 +45,26 @@ def describe(
         message += did_you_mean(str(value), re.findall(r"'([^']*)'", allowed) or [allowed])
     elif kind in ("model_type", "model_attributes_type"):
         message = f"{'.'.join(key)} = {shown(value)}: should be a section, written {{key: value}}"
+        if isinstance(value, str) and key == ("data",):
+            message += f"; did you mean data.dataset={value} or data.root={value}?"
     else:
         message = f"{'.'.join(key)} = {shown(value)}: " + " or ".join(messages)
         message = message.replace("Input should", "should")
     return f"{place(key)}: {message}"
+
+
+def unknown_key(key: tuple[str, ...], known: list[str]) -> str:
+    """That there is no such key beside the `known` ones, and which one may be meant."""
+    dotted = ".".join(key)
+    message = f"unknown key {dotted!r}"
+    if why := reason_without(dotted):
+        return f"{message}: {why}"
+    elsewhere = meant_keys(dotted)
+    if not elsewhere and not get_close_matches(key[-1], known, 1):
+        elsewhere = meant_keys(dotted, guess=True)
+    if elsewhere and dotted not in elsewhere:
+        return f"{message}; did you mean {' or '.join(map(repr, elsewhere))}?"
+    return message + did_you_mean(key[-1], known)
 
 
 def shown(value: Any) -> str:

@@ -8,6 +8,7 @@ as `networks`.
 """
 
 import inspect
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,8 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_origin
 from pydantic import Field, ValidationError, create_model
 
 from nanocnn.config.complaints import describe, shown
-from nanocnn.config.schema import Config, Network
+from nanocnn.config.hints import newest_run, run_folder_of
+from nanocnn.config.schema import Config, Network, is_named
 from nanocnn.config.strict_yaml import parse_yaml, read_yaml
 from nanocnn.system.errors import UserError, did_you_mean
 
@@ -27,6 +29,8 @@ CONFIGS = next(
     (folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir()),
     PACKAGE / "configs",
 )
+NAMED = ["model.init", *(key for key, field in Config.model_fields.items() if is_named(field))]
+MISSING = object()
 Written = Callable[[tuple[str, ...]], str]  # where the value of a key was written, in words
 
 
@@ -67,7 +71,7 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     if not isinstance(values, dict):
         raise UserError(f"{path}: should hold lines of `key: value`, not {shown(values)}")
     places = {key: f"{path}, line {line}" for key, line in lines.items()}
-    for override in overrides:
+    for override in in_order(overrides):
         apply_override(values, places, override)
 
     def place(key: tuple[str, ...]) -> str:
@@ -149,27 +153,77 @@ def json_schema(networks: KnownNetworks) -> dict[str, Any]:
 
 def config_of(run_dir: Path) -> Path:
     """The config of the run in `run_dir`, to go on with. Raises UserError where there is no run."""
-    if not (run_dir / "config.yaml").is_file():
-        what = "holds no run (no config.yaml)" if run_dir.is_dir() else "no such run folder"
-        raise UserError(f"--resume {run_dir}: {what}; allowed is a run folder, or auto")
-    return run_dir / "config.yaml"
+    if (run_dir / "config.yaml").is_file():
+        return run_dir / "config.yaml"
+    what = "holds no run (no config.yaml)" if run_dir.is_dir() else "no such run folder"
+    instead = "allowed is a run folder, or auto"
+    if run_dir.is_file() and (folder := run_folder_of(run_dir)):
+        what = "a run goes on from its newest checkpoint"
+        instead = f"type --resume {shlex.quote(str(folder))}"
+    elif newest := newest_run(run_dir):
+        what = "is no run, but holds some"
+        instead = f"type one of them, such as --resume {shlex.quote(str(newest))}"
+        if newest.name.startswith("seed_"):
+            config = shlex.quote(str(run_dir / "seed_0" / "config.yaml"))
+            instead += (
+                f", or for all: --config {config} --seeds N --run-dir {shlex.quote(str(run_dir))} "
+                "--resume auto"
+            )
+    raise UserError(f"--resume {run_dir}: {what}; {instead}")
 
 
 def find_config(path: str | Path) -> Path:
-    try:
-        for candidate in (Path(path), CONFIGS / path):
-            if candidate.is_file():
-                return candidate
-    except OSError as error:  # such as a name that is too long
-        raise UserError(f"{path}: {error.strerror}") from None
+    if found := locate_config(path):
+        return found
+    if run := run_folder_of(Path(path)):
+        name, config = (shlex.quote(str(each)) for each in (run, run / "config.yaml"))
+        raise UserError(
+            f"{path}: no config file; type --config {config} to repeat the run; "
+            f"python train.py --resume {name} goes on with it"
+        )
+    if Path(path).exists():
+        raise UserError(f"{path}: no config file; a config is a YAML file, such as mnist.yaml")
     known = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
     raise UserError(f"{path}: no such config file{did_you_mean(Path(path).stem, known)}")
+
+
+def locate_config(path: str | Path) -> Path | None:
+    """The file meant by `path`: itself, or that of this name in configs/, with .yaml or without."""
+    try:
+        for name in (str(path), f"{path}.yaml"):
+            for candidate in (Path(name), CONFIGS / name):
+                if candidate.is_file() and candidate.suffix != ".pt":
+                    return candidate
+    except (OSError, ValueError) as error:  # such as a name that is too long
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    return None
+
+
+def in_order(overrides: Sequence[str]) -> list[str]:
+    """Whole sections first, then keys in them, so that model.dropout=0.1 model=convnet sets both.
+
+    Raises UserError where a section would undo a key given before it.
+    """
+    split = [(override.partition("=")[0].split("."), override) for override in overrides]
+    for later, (section, override) in enumerate(split):
+        for key, earlier in split[:later]:
+            if section != key[: len(section)] or section == key:
+                continue
+            value = parse_yaml(override.partition("=")[2], f"command line, {'.'.join(section)}")[0]
+            for part in key[len(section) :]:
+                value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
+            if value is not MISSING:
+                raise UserError(f"{earlier!r}: {override!r} says it too; one of them should go")
+    return [override for _, override in sorted(split, key=lambda each: len(each[0]))]
 
 
 def apply_override(
     values: dict[str, Any], places: dict[tuple[str, ...], str], override: str
 ) -> None:
-    """Set one `key=value` of the command line in nested `values`, and its place in `places`."""
+    """Set one `key=value` of the command line in nested `values`, and its place in `places`.
+
+    The name of a section alone, as in optimizer=adam, stands for the section.
+    """
     name, equals, text = override.partition("=")
     *sections, last = name.split(".")
     if not equals or not all([*sections, last]):
@@ -179,7 +233,8 @@ def apply_override(
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise UserError(f"{override!r}: {'.'.join(sections[:depth])} is a value, not a section")
-    target[last], _ = parse_yaml(text, f"command line, {name}")
+    value, _ = parse_yaml(text, f"command line, {name}")
+    target[last] = {"name": value} if name in NAMED and isinstance(value, str) else value
     key = (*sections, last)
     for depth in range(1, len(key)):
         places.setdefault(key[:depth], "command line")

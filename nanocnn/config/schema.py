@@ -7,7 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -20,12 +21,38 @@ DataSetName = Literal[
     "cifar10", "cifar100", "svhn", "folder", "csv",
 ]  # fmt: skip
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-SIZE = rf"^[1-9]\d*({'|'.join(UNITS)})$"
-SECONDS = r"^([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*)s$"  # more than zero
+SIZE = rf"^[1-9][0-9]{{0,8}}({'|'.join(UNITS)})$"
+# more than zero
+SECONDS = r"^([1-9][0-9]{0,8}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9][0-9]{0,8})s$"
+SMALLEST_ALPHA = 1e-3  # of a Beta distribution, for torch to draw from it
+SMALLEST, LARGEST = 1e-37, 1e38  # what float32 holds, but for 0; below it torch loses digits
 
 
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def check_numbers(self) -> Self:
+        """Refuse what would become zero, infinity or an overflow in torch."""
+        for key, value in self:
+            for number in numbers_in(value):
+                if isinstance(number, int) and abs(number) >= 2**63:
+                    raise ValueError(f"{key}: should be a number of at most 18 digits")
+                if number != 0 and not SMALLEST <= abs(number) <= LARGEST:
+                    raise ValueError(
+                        f"{key} = {inline(value)}: should be 0 or between {SMALLEST:g} and "
+                        f"{LARGEST:g}, as float32 is"
+                    )
+        return self
+
+
+def numbers_in(value: Any) -> Iterator[int | float]:
+    """`value`, if it is a number, or those in a list; not those of a section, which checks them."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from numbers_in(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
 
 
 class Named(Section):
@@ -53,7 +80,7 @@ class Augment(Section):
         0.0, ge=0, description="pixels; standard deviation of a smooth distortion"
     )
     elastic_sigma: float | None = Field(
-        None, gt=0, description="pixels over which that is smooth; null = 4"
+        None, ge=0.1, description="pixels over which that is smooth; null = 4"
     )
     flip: Literal["alternating"] | bool = Field(
         False,
@@ -76,6 +103,14 @@ class Augment(Section):
     def mixes(self) -> bool:
         """Whether labels become shares, which the loss must take."""
         return self.mixup > 0 or self.cutmix > 0
+
+    @model_validator(mode="after")
+    def check_alpha(self) -> "Augment":
+        """Where alpha is smaller torch draws 0.5 each time, though shares of 0 or 1 are meant."""
+        for key, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if 0 < alpha < SMALLEST_ALPHA:
+                raise ValueError(f"{key} = {alpha}: should be 0 or at least {SMALLEST_ALPHA}")
+        return self
 
     @model_validator(mode="after")
     def check_elastic(self) -> "Augment":
@@ -128,6 +163,11 @@ class Data(Section):
         False, description="judge by the mean of the logits of an image and its mirror image"
     )
     augment: Augment = Augment()
+
+    @property
+    def own_folder(self) -> str | None:
+        """Where your own images are, in full: a relative root begins at the current folder."""
+        return str(Path(self.root).absolute()) if self.dataset in OWN_IMAGES else None
 
     @property
     def memory_bytes(self) -> int:
@@ -411,6 +451,11 @@ class Network(Named):
     )
 
 
+def is_named(field: FieldInfo) -> bool:
+    """Whether a key of Config is a section whose `name` decides which other keys it takes."""
+    return hasattr(field.default, "name")
+
+
 class Config(Section):
     name: str = Field("run", description="runs go to runs/<name>/")
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, split, order, augmentation")
@@ -508,7 +553,7 @@ class Config(Section):
         """
         for key, field in cls.model_fields.items():
             section = values.get(key)
-            if isinstance(section, dict) and hasattr(field.default, "name"):
+            if isinstance(section, dict) and is_named(field):
                 values = values | {key: {"name": field.default.name} | section}
         return values
 

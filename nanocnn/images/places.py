@@ -61,7 +61,10 @@ def remedy(data: Data, split: str, option: str) -> str:
     """The end of a message that `split` is not there: what is, and how to have it read."""
     root = Path(data.root)
     if not root.is_dir():
-        return f"; {root} does not exist" if not root.exists() else f"; {root} is a file"
+        if root.exists():
+            return f"; {root} is a file"
+        here = "" if root.is_absolute() else f" in {Path.cwd()}, where a relative data.root begins"
+        return f"; {root} does not exist{here}"
     dataset = "csv" if data.dataset == "folder" else "folder"
     listed = place(data.model_copy(update={"dataset": dataset}), split)
     if listed.exists():

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 ImageShape = tuple[int, int, int]  # channels, height, width
 Count = Annotated[int, Gt(0)]
-Width = Annotated[float, Gt(0)]
+Width = Annotated[float, Gt(0), Le(1000)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Padding = Annotated[int, Ge(0)] | Literal["same"]
 

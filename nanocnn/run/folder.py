@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nanocnn.config.schema import Config, to_yaml
+from nanocnn.config.schema import Config, Data, to_yaml
 from nanocnn.run.contents import Facts, read_json
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import replacing, sync_folder
@@ -134,6 +134,17 @@ def identity_of(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def warn_of_other_images(run_dir: Path, data: Data) -> None:
+    """Say so where `data` is read elsewhere than in the run in `run_dir`, if there is one."""
+    before, here = read_facts(run_dir).get("data_root"), data.own_folder
+    if isinstance(before, str) and here and before != here:
+        print(
+            f"warning: images are read from {here}, in {run_dir} they were in {before} (a relative "
+            "data.root begins at the current folder)",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

@@ -21,6 +21,10 @@ class Progress:
     # accuracy and, where that is a tie, minus the loss
     best_score: tuple[float, float] = (-1.0, 0.0)
 
+    def is_out_of(self, patience: int | None) -> bool:
+        """Whether so many epochs in a row had no better validation than the best."""
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
     def end_epoch(self, validation: Evaluation | None) -> bool:
         """Count an epoch, and say whether it is the best; without validation the last one is."""
         self.epoch += 1

@@ -1,11 +1,13 @@
 """From a run folder or a checkpoint back to its network."""
 
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from nanocnn.config.hints import newest_run, run_folder_of
 from nanocnn.config.load import config_from_dict
 from nanocnn.config.schema import OWN_IMAGES, Config
 from nanocnn.images.content import read_hashes
@@ -84,10 +86,15 @@ def find_checkpoint(path: Path | None) -> Path:
             raise UserError(f"{path}: no such run folder or checkpoint")
     except OSError as error:  # such as a name that is too long
         raise UserError(f"{path}: {error.strerror}") from None
-    if path.is_file():
+    run = run_folder_of(path)
+    if path.is_file() and (path.suffix == ".pt" or not run):
         return path
+    if path.is_file():
+        raise UserError(f"{path}: no checkpoint; type --ckpt {shlex.quote(str(run))}")
     if not (path / "best.pt").is_file():
         instead = f"; {path / 'last.pt'} is there" if (path / "last.pt").is_file() else ""
+        if newest := newest_run(path):
+            instead = f" but runs; type one of them, such as --ckpt {shlex.quote(str(newest))}"
         raise UserError(f"{path}: this folder holds no best.pt{instead}")
     return path / "best.pt"
 

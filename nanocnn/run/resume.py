@@ -10,6 +10,7 @@ from nanocnn.config.schema import Config, leaves
 from nanocnn.networks.build import Networks
 from nanocnn.run.checkpoint import SEMANTICS, load_checkpoint, load_newest
 from nanocnn.run.folder import locked, read_facts
+from nanocnn.run.progress import progress_of
 from nanocnn.run.restore import parse_config
 from nanocnn.system.errors import UserError
 from nanocnn.system.version import __version__
@@ -50,13 +51,22 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     is_earlier = "background" not in checkpoint["config"].get("data", {})
     if is_earlier and config.data.background == "auto":
         different.pop("data.background", None)  # what that comes to, check_images compares
+    if is_longer(config.train.patience, before.train.patience):
+        different.pop("train.patience", None)
     if different:
         listed = ", ".join(
             f"{key} ({old} there, {new} here)" for key, (old, new) in different.items()
         )
         raise UserError(
             f"--resume {run_dir}: a run goes on with its own config; different are {listed}; "
-            f"allowed are more train.epochs, and another {', '.join(sorted(FREE))}"
+            "allowed are more train.epochs, a larger train.patience, and another "
+            f"{', '.join(sorted(FREE))}"
+        )
+    folder = config.data.own_folder
+    if folder and not Path(folder).is_dir():
+        raise UserError(
+            f"--resume {run_dir}: {folder}: no such folder; if the images have moved, type "
+            "data.root=DIR"
         )
     return Place(run_dir, check_best(run_dir, checkpoint, config.train.epochs), is_begun=True)
 
@@ -89,13 +99,31 @@ def resume_newest(config: Config, run_dir: Path | None, networks: Networks) -> P
     return None
 
 
-def is_finished(place: Place, config: Config) -> bool:
-    """Whether the run came to its end and `config` asks for no more epochs."""
+def is_longer(patience: int | None, before: int | None) -> bool:
+    """Whether a run with `before` comes to the same place as one with this `patience`."""
+    return before is not None and (patience is None or patience > before)
+
+
+def how_it_ended(place: Place, config: Config) -> str:
+    """What ended the run; empty where it has not ended, or `config` asks for more of it."""
+    if place.run_dir is None or place.checkpoint is None:
+        return ""
+    if read_facts(place.run_dir).get("exit_reason") != "finished":
+        return ""
+    progress, epochs, patience = (
+        progress_of(place.checkpoint),
+        config.train.epochs,
+        config.train.patience,
+    )
+    if progress.epoch >= epochs:
+        return f"finished, {epochs} epochs; nothing to do"
+    if patience is None or not progress.is_out_of(patience):
+        return ""
+    more = 2 * patience if 2 * patience < epochs else "null"
     return (
-        place.run_dir is not None
-        and read_facts(place.run_dir).get("exit_reason") == "finished"
-        and place.checkpoint is not None
-        and place.checkpoint["epoch"] == config.train.epochs
+        f"finished, no better validation for {patience} epochs after epoch {progress.best_epoch} "
+        f"of {epochs}; nothing to do (python train.py --resume {shlex.quote(str(place.run_dir))} "
+        f"train.patience={more} goes on)"
     )
 
 

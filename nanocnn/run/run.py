@@ -19,9 +19,16 @@ from nanocnn.run.progress import Due, Progress
 from nanocnn.run.record import Record
 from nanocnn.run.resume import Place
 from nanocnn.run.rows import epoch_line
-from nanocnn.run.start import announce, announce_place, facts_of, prepare_folder
+from nanocnn.run.start import (
+    announce,
+    announce_place,
+    facts_of,
+    lower_rate,
+    prepare_folder,
+    warn_of_changes,
+)
 from nanocnn.run.state import go_on
-from nanocnn.system.errors import UserError
+from nanocnn.system.errors import NonFiniteError, UserError
 from nanocnn.system.signals import Stopped, StopRequest, handled
 from nanocnn.system.startup import Laps
 from nanocnn.training.learner import Learner, StepResult
@@ -78,8 +85,10 @@ class Run:
         that asks to stop, once there is a checkpoint to go on from or the run is finished.
         """
         config, place, progress = self._config, self._place, self._progress
-        facts = facts_of(self._data, self._learner.computing, self._laps, place)
+        facts = facts_of(config, self._data, self._learner.computing, self._laps, place)
         announce(config, self._data, self._learner.model)
+        if place.run_dir and place.checkpoint:
+            warn_of_changes(place.run_dir, facts)
         steps = config.train.epochs * self._data.steps_per_epoch
         self._laps("build")
         with (
@@ -99,6 +108,8 @@ class Run:
             try:
                 yield
                 self._save_rest()
+            except NonFiniteError as error:
+                raise NonFiniteError(f"{error}; {lower_rate(config)}") from None
             except (Stopped, StreamError) as end:
                 self._laps("training")
                 self._save_rest()
@@ -115,7 +126,7 @@ class Run:
         """The epochs to train, counted from 1, until the end of the run or of its patience."""
         progress, patience = self._progress, self._config.train.patience
         for epoch in range(progress.epoch + 1, self._config.train.epochs + 1):
-            if patience and progress.epoch - progress.best_epoch >= patience:
+            if progress.is_out_of(patience):
                 self._bar.write(f"no better validation for {patience} epochs: it stops")
                 break
             self._record.start_epoch(epoch, progress.partial if self.done_in_epoch else None)

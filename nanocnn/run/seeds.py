@@ -10,8 +10,9 @@ from nanocnn.evaluation.metrics import mean_of_seeds
 from nanocnn.networks.build import Networks
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.folder import create_seeds_dir, remove_empty
-from nanocnn.run.resume import Place, is_finished, resume_newest
+from nanocnn.run.resume import Place, how_it_ended, resume_newest
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import one_line
 from nanocnn.system.signals import Stopped, cleaned_up, exit_at_once, handled
 
 
@@ -30,7 +31,8 @@ def train_seeds(
     if config.seed + seeds > 2**63:
         raise UserError(f"--seeds {seeds}: seeds from {config.seed} on would be too large")
     run_dir, made = create_seeds_dir(config, run_dir, again)
-    note = f"the same command with --run-dir {shlex.quote(str(run_dir))} --resume auto goes on"
+    name = one_line(shlex.quote(str(run_dir)))
+    note = f"the same command with --run-dir {name} --resume auto goes on"
     accuracies = []
     try:
         with handled(partial(exit_at_once, note=note)), cleaned_up(lambda: remove_empty(made)):
@@ -38,7 +40,7 @@ def train_seeds(
                 one, folder = config.model_copy(update={"seed": seed}), run_dir / f"seed_{seed}"
                 place = resume_newest(one, folder, networks) if again else None
                 print(f"seed {seed}: {folder}")
-                if not (place and is_finished(place, one)):
+                if not (place and how_it_ended(place, one)):
                     train(one, place or Place(folder))
                 best = load_checkpoint(folder / "best.pt")
                 accuracies.append(best["validation"]["accuracy"])

@@ -1,6 +1,7 @@
 """The start of a run: what is said of it, and the facts that run.json keeps."""
 
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,12 +67,48 @@ def check_free_space(parent: Path, model: nn.Module) -> None:
         )
 
 
+def warn_of_changes(folder: Path, facts: dict[str, Any]) -> None:
+    """Where a run that goes on is computed otherwise than before, its bits may be others."""
+    before, name = read_facts(folder), shlex.quote(str(folder))
+    threads = before.get("threads")
+    if isinstance(threads, int) and threads != facts["threads"] and facts["device"] == "cpu":
+        print(
+            f"warning: {name}: trained with {threads} threads before, with {facts['threads']} now, "
+            "which round otherwise; for the same bits type "
+            f"OMP_NUM_THREADS={threads} python train.py --resume {name}",
+            file=sys.stderr,
+        )
+    versions = before.get("versions")
+    before["torch"] = versions.get("torch") if isinstance(versions, dict) else None
+    now = facts | {"torch": facts["versions"]["torch"]}
+    for key in ("device", "precision", "memory_format", "torch"):
+        if isinstance(before.get(key), str) and before[key] != now[key]:
+            print(
+                f"warning: {name}: {key} was {before[key]!r} before and is {now[key]!r} now, "
+                "which rounds otherwise",
+                file=sys.stderr,
+            )
+
+
 def announce_place(folder: Path, facts: dict[str, Any]) -> None:
+    """Say where the run computes, reads and writes."""
     where = "{device}, {threads} threads, {precision}".format(**facts)
+    if facts["data_root"]:
+        where += f"; reading {facts['data_root']}"
     print(f"{where}; writing to {folder}")
 
 
-def facts_of(data: TrainingData, computing: Computing, laps: Laps, place: Place) -> dict[str, Any]:
+def lower_rate(config: Config) -> str:
+    """What to do where the loss or a weight was no longer finite."""
+    return (
+        f"begin anew with optimizer.lr={config.optimizer.lr / 2:g}, half of it, or with what "
+        "'nanocnn find-lr' says"
+    )
+
+
+def facts_of(
+    config: Config, data: TrainingData, computing: Computing, laps: Laps, place: Place
+) -> dict[str, Any]:
     """What one must know to judge or repeat a run, besides its config."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     started, resumed = now, []
@@ -105,6 +142,7 @@ def facts_of(data: TrainingData, computing: Computing, laps: Laps, place: Place)
         "threads": torch.get_num_threads(),
         "precision": str(precision).removeprefix("torch."),
         "memory_format": str(memory_format).removeprefix("torch."),
+        "data_root": config.data.own_folder,
         "data_sha256": data.sha256,
         "images": {name: len(split.labels) for name, split in data.splits.items()},
         # the phases still to come appear in it when it is written at the end

@@ -25,19 +25,21 @@ class Computing(NamedTuple):
         return torch.autocast(self.device.type, self.precision, enabled=is_mixed)
 
 
-def pick_computing(config: Config, device_name: str | None = None) -> Computing:
+def pick_computing(
+    config: Config, device_name: str | None = None, typed: str = "device="
+) -> Computing:
     """What `config` asks for, with `auto` as it means here; `device_name` replaces its device.
 
-    Raises UserError for what there is not here.
+    Raises UserError for what there is not here; `typed` is how the command takes another device.
     """
-    device = pick_device(device_name or config.device)
+    device = pick_device(device_name or config.device, typed)
     precision = pick_precision(config.precision, device)
     return Computing(
         device, precision, pick_memory_format(config.train.channels_last, device, precision)
     )
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, typed: str = "device=") -> torch.device:
     """The device that `name` (auto, cpu, cuda, mps) means here. Raises UserError."""
     available = {
         "cuda": torch.cuda.is_available(),
@@ -48,7 +50,9 @@ def pick_device(name: str) -> torch.device:
         name = next(device for device, is_available in available.items() if is_available)
     if not available[name]:
         here = ", ".join(device for device, is_available in available.items() if is_available)
-        raise UserError(f"device = {name}: not available here (available: auto, {here})")
+        raise UserError(
+            f"device = {name}: not available here (available: auto, {here}); type {typed}cpu"
+        )
     return torch.device(name)
 
 

@@ -528,7 +528,7 @@ def test_as_many_pixels_as_a_side_are_refused(key):
         (["data.augment.mixup=-1"], r"data\.augment\.mixup = -1: should be greater"),
         (
             ["data.augment.rotation=5"],
-            r"unknown key 'data\.augment\.rotation'; did you mean 'rotate'",
+            r"unknown key 'data\.augment\.rotation'; did you mean 'data.augment.rotate'",
         ),
     ],
 )

@@ -1,0 +1,107 @@
+"""Reading a command line, with its mistakes reported like every other one."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from nanocnn.system.errors import UserError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse that raises UserError instead of ending the process, and says what to type."""
+
+    @property
+    def usage_hint(self) -> str:
+        command = self.prog if self.prog.startswith("nanocnn") else f"python {self.prog}"
+        return f"('{command} --help' shows the usage)"
+
+    @property
+    def options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} {self.usage_hint}")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The command line. Raises UserError for what is no option and no key=value of it."""
+        for index, word in enumerate(arguments):
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                option = word or "".join(arguments[index - 1 : index]) or "an argument"
+                self.error(f"{option} is given an empty value, as by a variable that is not set")
+        args, unknown = self.parse_known_intermixed_args(arguments)
+        options = [word for word in unknown if word.startswith("-")]
+        if unknown:
+            self.refuse_option((options or unknown)[0], list(arguments), hasattr(args, "overrides"))
+        for index, word in enumerate(getattr(args, "overrides", [])):
+            if "=" not in word:
+                self.refuse_argument(args.overrides, index)
+        for word in getattr(args, "stray", []):
+            self.refuse_stray(word)
+        return args
+
+    def refuse_option(self, written: str, arguments: list[str], takes_keys: bool) -> NoReturn:
+        # here and not above, so that --help answers at once
+        from nanocnn.config.hints import instead_of_option, meant_keys, reason_without
+
+        option, equals, text = written.partition("=")
+        after = arguments[arguments.index(written) + 1 :]
+        is_value = bool(after) and not after[0].startswith("--") and "=" not in after[0]
+        value = text if equals else after[0] if is_value else None
+        message = f"{option}: no such option of {self.prog}"
+        if not takes_keys and meant_keys(option):
+            message += "; the config is that of the checkpoint"
+        if why := reason_without(option):
+            raise UserError(f"{message}: {why}")
+        instead = instead_of_option(option, value, self.options, takes_keys)
+        self.error(f"{message}; type {instead}" if instead else message)
+
+    def refuse_argument(self, arguments: list[str], index: int) -> NoReturn:
+        from nanocnn.config.hints import instead_of_argument
+
+        message = f"{arguments[index]!r}: a key of the config is written key=value"
+        instead = instead_of_argument(arguments, index, self.options)
+        if instead.startswith("--"):
+            message = f"{arguments[index]!r}: no key=value"
+        raise UserError(f"{message}; type {instead or 'it so, as train.epochs=3'}")
+
+    def refuse_stray(self, word: str) -> NoReturn:
+        from nanocnn.config.hints import instead_of_stray
+
+        splits = next((action.choices for action in self._actions if action.dest == "split"), None)
+        instead = instead_of_stray(word, self.options, list(splits or ()))
+        what = "; the config is that of the checkpoint" if "=" in word else ""
+        message = f"{word!r}: {self.prog} takes options alone{what}"
+        self.error(f"{message}; type {instead}" if instead else message)
+
+
+def script_parser(command: str, doc: str | None) -> ArgumentParser:
+    """A parser for a script whose docstring says what it does in a line, and then by examples."""
+    summary, _, examples = (doc or "").strip().partition("\n\n")
+    return ArgumentParser(
+        command,
+        description=summary,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --seed 3 is not --seeds 3
+    )
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """The arguments that say which config a command reads."""
+    parser.add_argument(
+        "--config", default="digits.yaml", metavar="FILE", help="default: digits.yaml"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="change any key of the config"
+    )
+
+
+def add_networks(parser: ArgumentParser) -> None:
+    """The argument that says whose networks a command has."""
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="whose MODELS to take; default: ./model.py beside a train.py, else this package's",
+    )
