@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -309,3 +310,27 @@ def test_absurd_values_and_damaged_files_never_give_a_wrong_result(
         finally:
             signal.alarm(0)
     assert not problems, f"{len(problems)} of {count}:\n" + "\n".join(problems[:40])
+
+
+@pytest.mark.slow
+def test_processes_end_as_the_calls_of_their_main_do(runs, right, tmp_path):
+    def run(case: Case) -> str:
+        folder = tmp_path / str(cases.index(case))
+        folder.mkdir()
+        copy_of(runs[case.of], folder)
+        damage(case, folder)
+        command = [sys.executable, PROJECT / case.command[0], *case.command[1:]]
+        done = subprocess.run(
+            command, cwd=folder, check=False, capture_output=True, text=True, timeout=LONGEST
+        )
+        try:
+            check(case, folder, (done.returncode, done.stdout, done.stderr), right)
+        except AssertionError as error:
+            return str(error)[:600]
+        return ""
+
+    makers = ((checkpoint_cases, 20), (folder_cases, 15), (facts_cases, 5))
+    cases = [case for make, count in makers for case in sample(make(runs), count)]
+    assert len(cases) == PROCESSES
+    with ThreadPoolExecutor(2) as pool:
+        assert not list(filter(None, pool.map(run, cases)))
