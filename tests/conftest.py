@@ -4,10 +4,14 @@ imitated.
 
 import itertools
 import json
+import os
 import signal
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has a processor of its own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -24,6 +24,13 @@ class Networks:
     def __init__(self, models: Mapping[str, Callable[..., nn.Module]]):
         self.models = models
 
+    def __eq__(self, other: object) -> bool:
+        """Two catalogues of the same networks are one: a schema is made once for both."""
+        return isinstance(other, Networks) and self.models == other.models
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.models))
+
     @property
     def names(self) -> list[str]:
         return list(self.models)
