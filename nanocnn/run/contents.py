@@ -17,8 +17,9 @@ Count = Annotated[int, Field(ge=0, le=COUNTED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Side = Annotated[int, Field(ge=1, le=2**14)]
+Loss = Annotated[float, Field(ge=-3e38, le=3e38)]  # it is added up in float32
 # loss, correct images, images, seconds and, but for version 0.1, the weight of the images
-Sums = tuple[float, Count, Count, Seconds, Seconds] | tuple[float, Count, Count, Seconds]
+Sums = tuple[Loss, Count, Count, Seconds, Seconds] | tuple[Loss, Count, Count, Seconds]
 
 
 class Contents(BaseModel):
