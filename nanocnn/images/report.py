@@ -91,8 +91,9 @@ def warn_of_two_labels(
                 pairs.append((name, index, *earlier[1:]))
     if pairs:
         name, index, other_name, other = pairs[0]
+        total = sum(len(split.labels) for split in splits.values())
         print(
-            f"warning: {len(pairs):,} images have the pixels of an image of another class: "
+            f"warning: {len(pairs):,} of {total:,} images have the pixels of one of another class: "
             f"the first is {shown(name, index)}, as {shown(other_name, other)}",
             file=sys.stderr,
         )
