@@ -128,7 +128,10 @@ def instead_of_option(
         return f"--config {shlex.quote(str(run / 'config.yaml'))}"
     if alike:
         return alike[0] + text
-    if takes_keys and word in all_keys():
+    section, _, last = option.lstrip("-").rpartition(".")
+    if takes_keys and last == "name" and f"{section}.name" in all_keys():
+        return assignments([section], value)
+    if takes_keys and not section and word in all_keys():
         return assignments([word], value)
     if others:
         return others[0] + text

@@ -11,7 +11,7 @@ from nanocnn.system.errors import UserError
 # what others call the splits, in small letters
 OTHER_NAMES = {
     "train": ("training",),
-    "val": ("valid", "validation", "dev", "eval"),
+    "val": ("valid", "validation", "validate", "dev", "eval", "evaluation", "holdout"),
     "test": ("testing",),
 }
 NAMED = 3  # folders that a message names

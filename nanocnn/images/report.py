@@ -131,7 +131,7 @@ def warn_of_odd_pictures(splits: dict[str, Split]) -> None:
                     f"{shortened(paths)}",
                     file=sys.stderr,
                 )
-    train = splits["train"].files
+    train = splits["train"].files if "train" in splits else None
     if train:
         channels = np.flatnonzero(np.count_nonzero(train.histogram, axis=1) == 1)
         constant = [("red", "green", "blue")[channel] for channel in channels]

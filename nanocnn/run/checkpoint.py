@@ -84,7 +84,7 @@ def load_newest(run_dir: Path) -> tuple[Path, dict[str, Any]]:
     found = [path for path in files if path.exists()]
     if not found:
         raise UserError(f"{run_dir}: holds no checkpoint to resume from (last.pt)")
-    problems: list[str] = []
+    problems = [] if files[0] in found else [f"{files[0]}: missing"]
     for path in found:
         try:
             checkpoint = load_checkpoint(path)

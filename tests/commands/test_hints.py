@@ -30,6 +30,7 @@ HINTS = {  # command line -> the end of what it says, but for "('... --help' sho
     "train.py --no-cuda": "type device=cpu",
     "train.py --gpu 0": "type device=cuda",
     "train.py --nesterov": "type optimizer.nesterov=true",
+    "train.py --optimizer.name adam": "type optimizer=adam",
     "train.py --early-stopping-patience 3": "type train.patience=3",
     "train.py --num-workers 4": "batches are made in this process, without workers; leave it out",
     "train.py --dry_run": "type --dry-run",

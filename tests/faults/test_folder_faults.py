@@ -171,3 +171,9 @@ def test_a_single_training_image_is_refused_where_batch_normalisation_cannot_lea
     assert result.code == 2 and "a single training image" in result.error
     assert not Path("run").exists()
     assert script("train.py", *few, "model={name: mlp, hidden: [8]}").code == 0
+
+
+def test_a_lost_last_checkpoint_is_told(run, script):
+    (run / "last.pt").unlink()
+    result = script("train.py", *MORE)
+    assert result.code == 0 and "last.pt: missing; using run/previous.pt" in result.error

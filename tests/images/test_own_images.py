@@ -434,7 +434,14 @@ def test_a_validation_that_could_only_take_the_last_of_a_class_is_refused(digit_
 
 @pytest.mark.parametrize(
     "split, name",
-    [("val", "valid"), ("val", "Validation"), ("val", "dev"), ("train", "Train"), ("test", "TEST")],
+    [
+        ("val", "valid"),
+        ("val", "Validation"),
+        ("val", "dev"),
+        ("val", "evaluation"),
+        ("train", "Train"),
+        ("test", "TEST"),
+    ],
 )
 def test_a_split_of_another_name_is_not_passed_over(digit_pictures, script, split, name):
     root = digit_pictures({"train": 30, "val": 10, "test": 10})
