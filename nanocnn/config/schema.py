@@ -147,6 +147,11 @@ class Data(Section):
     validation: int | float = Field(
         0.1, ge=0, description="images (int) or fraction (float) carved from train; 0 = none"
     )
+    test: int | float | None = Field(
+        None,
+        ge=0,
+        description="the same for test.py; null = 0.2 where your own images have no splits at all",
+    )
     sampling: Literal["natural", "balanced"] = Field(
         "natural", description="balanced = an epoch has each class equally often"
     )
@@ -176,7 +181,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def check_own_images(self) -> "Data":
-        for key in ("channels", "resize", "background", "value_range", "skip_unreadable"):
+        for key in ("channels", "resize", "background", "value_range", "test", "skip_unreadable"):
             value = getattr(self, key)
             if self.dataset not in OWN_IMAGES and value != type(self).model_fields[key].default:
                 raise ValueError(
@@ -190,12 +195,13 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
-    def check_validation(self) -> "Data":
-        if isinstance(self.validation, float) and self.validation >= 1:
-            raise ValueError(
-                f"validation = {self.validation}: a fraction should be less than 1; "
-                "a number of images is written without a point"
-            )
+    def check_shares(self) -> "Data":
+        for key, share in (("validation", self.validation), ("test", self.test)):
+            if isinstance(share, float) and share >= 1:
+                raise ValueError(
+                    f"{key} = {share}: a fraction should be less than 1; "
+                    "a number of images is written without a point"
+                )
         return self
 
 

@@ -32,6 +32,7 @@ class Files(NamedTuple):
     background: Background  # what transparent ones lie over
     plain: list[str]  # paths of those that have a single colour
     animated: list[str]  # paths of those of several frames or pages
+    held_out: tuple[tuple[str, str], ...] = ()  # see Listing
 
     def take(self, chosen: Tensor) -> "Files":
         """Those of some of the images; the histogram stays that of all."""
@@ -108,6 +109,7 @@ def read_listings(
             form.background,
             [part.paths[index] for index in contents.plain],
             [path for path, header in looked if header.animated],
+            part.held_out,
         )
         images = (
             Stream(Pictures(root, part.paths, form, contents.hashes))
@@ -118,7 +120,9 @@ def read_listings(
 
     if unreadable:
         if any(part.split == "test" for part in listings.values()):
-            remedy = "remove them, or leave them out with --skip-unreadable"
+            kept = any(part.kept for part in listings.values())
+            remedy = "bring them back" if kept else "remove them"
+            remedy += ", or leave them out with --skip-unreadable"
         elif is_trained:
             remedy = "they could be when the network was trained: bring them back"
         else:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nanocnn.images.carving import keep_list
 from nanocnn.images.content import write_hashes
 from nanocnn.images.names import look_alikes
 from nanocnn.images.own import shortened
@@ -32,6 +33,8 @@ def print_data_report(
             print(f"  {name}: {len(counts)} classes, from {least} to {most} images")
     files = [split.files for split in splits.values() if split.files]
     if files:
+        if held_out := files[0].held_out:
+            print(f"  test: {len(held_out):,} images held out, which are not opened here")
         sizes = sorted(
             (size for part in files for size in part.sizes), key=lambda size: size[0] * size[1]
         )
@@ -159,10 +162,12 @@ def warn_of_absent_classes(splits: dict[str, Split], classes: list[str]) -> None
 def keep_data_report(
     run_dir: Path, splits: dict[str, Split], digests: dict[str, list[bytes]]
 ) -> None:
-    """Write train_hashes.txt, for test.py, and if files were left out their list,
-    unreadable.txt: a line each, `escaped`.
+    """Write train_hashes.txt and test_files.csv, for test.py, and if files were left out their
+    list, unreadable.txt: a line each, `escaped`.
     """
     write_hashes(run_dir / "train_hashes.txt", digests["train"])
+    if splits["train"].files:
+        keep_list(run_dir, splits["train"].files.held_out)
     left_out = unreadable(splits)
     if left_out:
         with replacing(run_dir / "unreadable.txt") as file:

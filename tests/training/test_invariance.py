@@ -45,6 +45,7 @@ TABLE = {
     "data.value_range": None,  # digits have 8 bits; it acts before the pixels are uint8
     "data.limit": ["40"],
     "data.validation": ["12"],
+    "data.test": ["0.1", *OWN],
     "data.sampling": ["balanced"],
     "data.memory_limit": ["1KB", *OWN],  # streamed
     "data.skip_unreadable": ["true", *OWN],
