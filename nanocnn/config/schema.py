@@ -28,6 +28,15 @@ SMALLEST_ALPHA = 1e-3  # of a Beta distribution, for torch to draw from it
 SMALLEST, LARGEST = 1e-37, 1e38  # what float32 holds, but for 0; below it torch loses digits
 
 
+def is_encoding(name: str) -> bool:
+    """Whether Python knows a text encoding of this name."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -119,6 +128,16 @@ class Augment(Section):
         return self
 
 
+class Columns(Section):
+    """What the columns of a table of one's own are called."""
+
+    path: str = Field("path", min_length=1, description="of the picture, from data.root on")
+    label: str = Field("label", min_length=1, description="its class")
+    split: str | None = Field(
+        None, min_length=1, description="train, val or test; null = all are train"
+    )
+
+
 class Data(Section):
     dataset: DataSetName = "digits"
     root: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
@@ -167,7 +186,20 @@ class Data(Section):
     average_flips: bool = Field(
         False, description="judge by the mean of the logits of an image and its mirror image"
     )
+    list: str | None = Field(
+        None, min_length=1, description="your own table, a path from root on; null = train.csv ..."
+    )
+    delimiter: str | None = Field(
+        None, description="a character, or tab, between its columns; null = found"
+    )
+    encoding: str | None = Field(None, description="utf-8, cp1252, ...; null = found")
+    extension: str | None = Field(None, description="of its paths that lack it, such as .jpg")
+    columns: Columns = Columns()
     augment: Augment = Augment()
+
+    @property
+    def delimiter_character(self) -> str | None:
+        return "\t" if self.delimiter == "tab" else self.delimiter
 
     @property
     def own_folder(self) -> str | None:
@@ -192,6 +224,27 @@ class Data(Section):
             raise ValueError(f"resize = {self.resize}: cannot act without data.image_size")
         if self.value_range and self.value_range[0] >= self.value_range[1]:
             raise ValueError(f"value_range = {self.value_range}: should be [low, high]")
+        return self
+
+    @model_validator(mode="after")
+    def check_table(self) -> "Data":
+        if self.list is not None and self.dataset != "csv":
+            raise ValueError(
+                f"list = {self.list}: cannot act on {self.dataset}, only where data.dataset is csv"
+            )
+        for key in ("delimiter", "encoding", "extension", "columns"):
+            value = getattr(self, key)
+            if self.list is None and value != type(self).model_fields[key].default:
+                shown = value.model_dump(exclude_none=True) if key == "columns" else value
+                raise ValueError(f"{key} = {inline(shown)}: cannot act without data.list")
+        if self.delimiter is not None and not re.fullmatch(r'[^\r\n"]|tab', self.delimiter):
+            raise ValueError(f"delimiter = {self.delimiter!r}: should be one character, or tab")
+        if self.encoding is not None and not is_encoding(self.encoding):
+            raise ValueError(
+                f"encoding = {self.encoding}: should be one such as utf-8, cp1252 or utf-16"
+            )
+        if self.extension is not None and not re.fullmatch(r"\.\w+", self.extension):
+            raise ValueError(f"extension = {self.extension}: should be one such as .jpg")
         return self
 
     @model_validator(mode="after")

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Data
-from nanocnn.images.listing import Listing, list_split
+from nanocnn.images.listing import Listing, layout, list_split
 from nanocnn.images.names import nfc
 from nanocnn.images.own import leave_out_unreadable
-from nanocnn.images.places import find_splits
 from nanocnn.images.randomness import evenly, stratified_split
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import read_file, replacing
@@ -71,14 +70,14 @@ def hold_out_test(data: Data, listing: Listing) -> Listing:
 
     Raises UserError where data.test cannot act, or leaves nothing to train on or to judge by.
     """
-    places = find_splits(data)
+    places, divided = layout(data)
     if "test" in places:
         if data.test is not None:
             raise UserError(
-                f"data.test = {data.test}: cannot act, for {places['test']} is a test split"
+                f"data.test = {data.test}: cannot act, for {places['test']} has a test split of its own"
             )
         return listing
-    share = TEST_SHARE if places["train"] == Path(data.root) else 0
+    share: float = 0 if divided else TEST_SHARE
     share, total = share if data.test is None else data.test, len(listing.paths)
     size = round(share * total) if isinstance(share, float) else share
     if size == 0:
@@ -167,13 +166,13 @@ def read_list(run_dir: Path | None, sha256: str, classes: list[str]) -> Listing:
 def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
     """The own images of the "train" split and, if there is to be one, of the "val" split."""
     train = list_training_and_val(data, classes)
-    places = find_splits(data)
+    places = layout(data).places
     if "val" not in places:
         parts = carve(train.labels, data, seed)
         return {name: train.take(chosen) for name, chosen in parts.items()}
     if data.validation != Data().validation:
         raise UserError(
-            f"data.validation = {data.validation}: cannot act, for {places['val']} is a val split "
+            f"data.validation = {data.validation}: cannot act, for {places['val']} has a val split "
             "of its own"
         )
     chosen = carve(train.labels, data.model_copy(update={"validation": 0}), seed)["train"]

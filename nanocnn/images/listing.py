@@ -1,10 +1,8 @@
-"""Which pictures a folder or a CSV file names, and of which class each is; none is opened here."""
+"""Which pictures folders or lists name, and of which class each is; none is opened here."""
 
 import csv
 import os
-import re
 import shlex
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from nanocnn.config.schema import Data
 from nanocnn.images.names import by_class, nfc
+from nanocnn.images.paths import below_root
 from nanocnn.images.places import (
     class_folders,
     find_splits,
@@ -24,7 +23,15 @@ from nanocnn.images.places import (
     split_named,
     visible,
 )
+from nanocnn.images.table import read_table
 from nanocnn.system.errors import UserError
+
+
+class Layout(NamedTuple):
+    """Where the user's images are listed."""
+
+    places: dict[str, Path]  # the folder or file of each split that there is
+    divided: bool  # whether the images are in splits; if not, all of them are "train"
 
 
 class Listing(NamedTuple):
@@ -44,18 +51,16 @@ class Listing(NamedTuple):
 
 
 def list_split(data: Data, split: str, classes: list[str] | None = None) -> Listing:
-    """The pictures of `split` in data.root, class by class; of class folders without train/, all of
-    them are "train".
+    """The pictures of `split`, class by class; of those that are in no splits, all are "train".
 
     Without `classes` they are those found, in natural order; with them, of a trained network or of
     the training images, others are refused. Raises UserError for those, for an empty class, for
     names that cannot be one and where there is no such split.
     """
-    root, where = Path(data.root), find_splits(data).get(split)
+    where = layout(data).places.get(split)
     if where is None:
         raise missing(data, split, "data.root=" if classes is None else "--data-root ")
-    listed = in_folders(root, where) if data.dataset == "folder" else in_csv(where, split)
-    found = by_class(where, listed, classes)
+    found = by_class(where, pictures_of(data, split, where), classes)
     names = classes or sorted(found, key=natural)
     for name, pictures in found.items():
         if not pictures and classes is None:
@@ -65,6 +70,26 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
         raise UserError(f"{where}: holds no images")
     counts = torch.tensor([len(found.get(name, [])) for name in names])
     return Listing(split, paths, torch.arange(len(names)).repeat_interleave(counts), names)
+
+
+def layout(data: Data) -> Layout:
+    """Where data.root has its splits. Raises UserError for two names of one split."""
+    if data.list is not None:
+        table = read_table(data)
+        return Layout(dict.fromkeys(table.rows, table.file), table.divided)
+    places = find_splits(data)
+    return Layout(places, divided=places.get("train") != Path(data.root))
+
+
+def pictures_of(data: Data, split: str, where: Path) -> dict[str, list[str]]:
+    """{class: paths} of the pictures of `split`, which `where` has."""
+    if data.list is None:
+        root = Path(data.root)
+        return in_folders(root, where) if data.dataset == "folder" else in_csv(where, split)
+    found: dict[str, list[str]] = {}
+    for row in read_table(data).rows[split]:
+        found.setdefault(row.label, []).append(row.path)
+    return found
 
 
 def in_folders(root: Path, where: Path) -> dict[str, list[str]]:
@@ -151,36 +176,3 @@ def in_csv(where: Path, split: str) -> dict[str, list[str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{where}: no CSV file in UTF-8: {error}") from None
     return found
-
-
-def below_root(root: Path, path: str, line: str) -> str:
-    """`path` relative to `root`, in which it has to be. Raises UserError that names `line`."""
-    if "\\" in path and os.sep == "/" and not os.path.exists(root / path):
-        if re.match(r"[A-Za-z]:", path):
-            right = f"a path below {root}, with slashes"
-        else:
-            right = repr(path.replace("\\", "/"))
-        raise UserError(f"{line}: {path!r} has backslashes; should be {right}")
-    if not path.isascii() and not os.path.exists(root / path):  # listed on another system
-        forms = [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
-        path = next((form for form in forms if os.path.exists(root / form)), path)
-    relative = Path(os.path.expanduser(path))
-    if relative.is_absolute():
-        relative = relative_to(root, relative)
-    elif ".." not in relative.parts:
-        return path
-    normal = os.path.normpath(relative)
-    if relative.is_absolute() or normal.split(os.sep)[0] == "..":
-        raise UserError(f"{line}: {path!r} leaves data.root ({root}); paths are relative to it")
-    if ".." in relative.parts:
-        raise UserError(f"{line}: {path!r} has '..' in it; should be {normal!r}")
-    return str(relative)
-
-
-def relative_to(root: Path, path: Path) -> Path:
-    """The absolute `path` as one below `root`, whatever links lead to either; else as it is."""
-    linked = path.parent.resolve() / path.name
-    for whole, base in ((path, root.absolute()), (linked, root.resolve())):
-        if whole.is_relative_to(base):
-            return whole.relative_to(base)
-    return path

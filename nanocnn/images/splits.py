@@ -28,10 +28,9 @@ from nanocnn.images.carving import (
 )
 from nanocnn.images.content import hashes, mean_and_std
 from nanocnn.images.decode import Background
-from nanocnn.images.listing import Listing, list_split
+from nanocnn.images.listing import Listing, layout, list_split
 from nanocnn.images.own import Files, read_listings, training_shape
 from nanocnn.images.pictures import look_at
-from nanocnn.images.places import find_splits
 from nanocnn.images.randomness import stratified_split
 from nanocnn.images.sets import DATASETS, resize
 from nanocnn.images.stream import Stream
@@ -114,7 +113,8 @@ def load_test(data: Data, info: DataInfo | None = None, run_dir: Path | None = N
 
 def list_test(data: Data, classes: list[str]) -> Listing:
     """The pictures of the test split in data.root. Raises UserError where there is none."""
-    if find_splits(data).get("train") == Path(data.root) and "test" not in find_splits(data):
+    places, divided = layout(data)
+    if "test" not in places and not divided:
         raise UserError(
             f"{data.root}: has no test split, and this run held none out (data.test = 0)"
         )
@@ -123,14 +123,15 @@ def list_test(data: Data, classes: list[str]) -> Listing:
 
 def other_test(data: Data, classes: list[str]) -> Listing | None:
     """The test split that data.root has of its own, where none of the held out pictures are."""
-    if "test" not in find_splits(data):
+    there = layout(data.model_copy(update={"list": None})).places.get("test")
+    if there is None:
         return None
     print(
         f"warning: {data.root}: has none of the pictures that the run held out; judged are those "
-        f"in {find_splits(data)['test']}",
+        f"in {there}",
         file=sys.stderr,
     )
-    return list_split(data, "test", classes)
+    return list_split(data.model_copy(update={"list": None}), "test", classes)
 
 
 def load_split(

@@ -121,7 +121,7 @@ def test_data_test_says_how_many_are_held_out_and_is_refused_where_it_cannot_act
     assert held_out(folder(split)) == ()
     assert len(held_out(folder(split, test=0.25))) == 5
     pictures(split, {"a": 1}, "Test")
-    with pytest.raises(UserError, match=r"data\.test = 0\.25: cannot act, for .*/Test is a test"):
+    with pytest.raises(UserError, match=r"data\.test = 0\.25: cannot act, for .*/Test has a test"):
         held_out(folder(split, test=0.25))
 
 

@@ -46,6 +46,13 @@ TABLE = {
     "data.limit": ["40"],
     "data.validation": ["12"],
     "data.test": ["0.1", *OWN],
+    "data.list": None,  # with the keys of its table it says where pictures are
+    "data.delimiter": None,
+    "data.encoding": None,
+    "data.extension": None,
+    "data.columns.path": None,
+    "data.columns.label": None,
+    "data.columns.split": None,
     "data.sampling": ["balanced"],
     "data.memory_limit": ["1KB", *OWN],  # streamed
     "data.skip_unreadable": ["true", *OWN],
