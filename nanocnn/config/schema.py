@@ -37,6 +37,21 @@ def is_encoding(name: str) -> bool:
     return True
 
 
+def check_pattern(pattern: str, may_be_column: bool) -> None:
+    """Raises ValueError for a `pattern` of groups that is none."""
+    try:
+        count = re.compile(pattern).groups
+    except re.error as error:
+        if may_be_column:
+            return
+        raise ValueError(f"group = {pattern}: is no regular expression: {error}") from None
+    if count != 1 and not may_be_column:
+        raise ValueError(
+            f"group = {pattern}: should have one group in parentheses, what it finds there, and "
+            f"has {count}"
+        )
+
+
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -136,6 +151,7 @@ class Columns(Section):
     split: str | None = Field(
         None, min_length=1, description="train, val or test; null = all are train"
     )
+    group: str | None = Field(None, min_length=1, description="what stays together: see data.group")
 
 
 class Data(Section):
@@ -171,6 +187,11 @@ class Data(Section):
         ge=0,
         description="the same for test.py; null = 0.2 where your own images have no splits at all",
     )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="pattern over the path; images with the same (...) never stand in two splits",
+    )
     sampling: Literal["natural", "balanced"] = Field(
         "natural", description="balanced = an epoch has each class equally often"
     )
@@ -198,6 +219,10 @@ class Data(Section):
     augment: Augment = Augment()
 
     @property
+    def has_groups(self) -> bool:
+        return self.group is not None or self.columns.group is not None
+
+    @property
     def delimiter_character(self) -> str | None:
         return "\t" if self.delimiter == "tab" else self.delimiter
 
@@ -213,7 +238,15 @@ class Data(Section):
 
     @model_validator(mode="after")
     def check_own_images(self) -> "Data":
-        for key in ("channels", "resize", "background", "value_range", "test", "skip_unreadable"):
+        for key in (
+            "channels",
+            "resize",
+            "background",
+            "value_range",
+            "test",
+            "group",
+            "skip_unreadable",
+        ):
             value = getattr(self, key)
             if self.dataset not in OWN_IMAGES and value != type(self).model_fields[key].default:
                 raise ValueError(
@@ -237,6 +270,12 @@ class Data(Section):
             if self.list is None and value != type(self).model_fields[key].default:
                 shown = value.model_dump(exclude_none=True) if key == "columns" else value
                 raise ValueError(f"{key} = {inline(shown)}: cannot act without data.list")
+        if self.group is not None:
+            check_pattern(self.group, may_be_column=self.list is not None)
+            if self.columns.group is not None:
+                raise ValueError(
+                    f"group = {self.group}: data.columns.group says it too; one of them should go"
+                )
         if self.delimiter is not None and not re.fullmatch(r'[^\r\n"]|tab', self.delimiter):
             raise ValueError(f"delimiter = {self.delimiter!r}: should be one character, or tab")
         if self.encoding is not None and not is_encoding(self.encoding):

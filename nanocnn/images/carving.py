@@ -8,16 +8,19 @@ so that a picture which is added changes little of it. The run folder keeps thei
 import csv
 import hashlib
 import io
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Data
-from nanocnn.images.listing import Listing, layout, list_split
+from nanocnn.images.groups import hold_out_groups, refuse_shared_groups, warn_of_lone_groups
+from nanocnn.images.listing import Listing, layout, list_split, own_groups
 from nanocnn.images.names import nfc
 from nanocnn.images.own import leave_out_unreadable
-from nanocnn.images.randomness import evenly, stratified_split
+from nanocnn.images.randomness import SPLIT, evenly, generator, stratified_split
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import read_file, replacing
 
@@ -25,8 +28,12 @@ TEST_SHARE = 0.2  # of pictures that are in no split at all
 TEST_FILES = "test_files.csv"  # of a run folder
 
 
-def carve(labels: Tensor, data: Data, seed: int) -> dict[str, Tensor]:
-    """Indices of the "train" split and, if `data` asks for one, of the "val" split."""
+def carve(
+    labels: Tensor, data: Data, seed: int, groups: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Indices of the "train" split and, if `data` asks for one, of the "val" split; with `groups`
+    none of them stands in both.
+    """
     chosen = torch.arange(len(labels))
     if data.limit is not None:
         if data.limit > len(labels):
@@ -44,10 +51,19 @@ def carve(labels: Tensor, data: Data, seed: int) -> dict[str, Tensor]:
         raise UserError(
             f"data.validation = {data.validation}: leaves nothing of {total} images to train on"
         )
-    rest, held_out = keep_each_class(labels[chosen], *stratified_split(labels[chosen], size, seed))
+    if groups is None:
+        parts = stratified_split(labels[chosen], size, seed)
+        rest, held_out = keep_each_class(labels[chosen], *parts)
+    else:
+        groups = [groups[index] for index in chosen.tolist()]
+        names = sorted(set(groups))
+        mixed = torch.randperm(len(names), generator=generator(seed, SPLIT)).tolist()
+        order = [names[place] for place in mixed]
+        rest, held_out = hold_out_groups(labels[chosen], size, groups, order)
+        warn_of_share("data.validation", size, len(held_out))
     if len(held_out) == 0:
         raise UserError(
-            f"data.validation = {data.validation}: takes the only image of a class; "
+            f"data.validation = {data.validation}: takes the only {of_a_class(groups)} of a class; "
             "data.validation=0 trains without validation, or more images are needed"
         )
     return {"train": chosen[rest], "val": chosen[held_out]}
@@ -74,7 +90,8 @@ def hold_out_test(data: Data, listing: Listing) -> Listing:
     if "test" in places:
         if data.test is not None:
             raise UserError(
-                f"data.test = {data.test}: cannot act, for {places['test']} has a test split of its own"
+                f"data.test = {data.test}: cannot act, for {places['test']} has a test split of "
+                "its own"
             )
         return listing
     share: float = 0 if divided else TEST_SHARE
@@ -88,13 +105,17 @@ def hold_out_test(data: Data, listing: Listing) -> Listing:
         return listing
     if size >= total:
         raise UserError(f"data.test = {share}: leaves nothing of {total} images to train on")
-    rest, held_out = keep_each_class(
-        listing.labels, *split_by_name(listing.labels, size, listing.paths)
-    )
+    labels, groups = listing.labels, listing.groups
+    if groups is None:
+        rest, held_out = keep_each_class(labels, *split_by_name(labels, size, listing.paths))
+    else:
+        order = sorted(set(groups), key=hash_of)
+        rest, held_out = hold_out_groups(labels, size, groups, order)
+        warn_of_share("data.test", size, len(held_out))
     if len(held_out) == 0:
         raise UserError(
-            f"data.test = {share}: takes the only image of a class; data.test=0 trains without a "
-            "test split, or more images are needed"
+            f"data.test = {share}: takes the only {of_a_class(groups)} of a class; "
+            "data.test=0 trains without a test split, or more images are needed"
         )
     test = listing.take(held_out)
     labelled = zip(test.paths, test.labels.tolist(), strict=True)
@@ -106,9 +127,7 @@ def split_by_name(labels: Tensor, size: int, names: list[str]) -> tuple[Tensor, 
     """Indices of (the rest, `size` held out), of each class in proportion: those whose names come
     first by their hashes.
     """
-    hashed = [
-        hashlib.blake2b(nfc(name).encode(errors="surrogateescape")).digest() for name in names
-    ]
+    hashed = [hash_of(name) for name in names]
     order = torch.tensor(sorted(range(len(names)), key=lambda index: hashed[index]))
     order = order[labels[order].argsort(stable=True)]  # class by class
     counts, sizes = labels[order].bincount(), labels[order][evenly(len(labels), size)].bincount()
@@ -117,6 +136,25 @@ def split_by_name(labels: Tensor, size: int, names: list[str]) -> tuple[Tensor, 
     sizes = torch.cat([sizes, sizes.new_zeros(len(counts) - len(sizes))])
     is_held_out = rank < sizes[labels[order]]
     return order[~is_held_out].sort().values, order[is_held_out].sort().values
+
+
+def hash_of(name: str) -> bytes:
+    """What a name is sorted by, in an order that says nothing of it."""
+    return hashlib.blake2b(nfc(name).encode(errors="surrogateescape")).digest()
+
+
+def of_a_class(groups: Sequence[str] | None) -> str:
+    return "image" if groups is None else "group"
+
+
+def warn_of_share(key: str, size: int, found: int) -> None:
+    """Say so where groups are too large for the share that was asked for."""
+    if found and not size / 2 <= found <= 2 * size:
+        print(
+            f"warning: {key}: {found:,} images are held out instead of {size:,}, since groups "
+            "stay together",
+            file=sys.stderr,
+        )
 
 
 def list_of(pairs: tuple[tuple[str, str], ...]) -> bytes:
@@ -165,10 +203,12 @@ def read_list(run_dir: Path | None, sha256: str, classes: list[str]) -> Listing:
 
 def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
     """The own images of the "train" split and, if there is to be one, of the "val" split."""
+    if data.has_groups:
+        refuse_shared_groups(own_groups(data))
     train = list_training_and_val(data, classes)
     places = layout(data).places
     if "val" not in places:
-        parts = carve(train.labels, data, seed)
+        parts = carve(train.labels, data, seed, train.groups)
         return {name: train.take(chosen) for name, chosen in parts.items()}
     if data.validation != Data().validation:
         raise UserError(
@@ -187,7 +227,10 @@ def list_training_and_val(data: Data, classes: list[str] | None = None) -> Listi
 
     What is held out for test.py goes first, by name: no file of it is opened.
     """
-    return readable(data, hold_out_test(data, list_split(data, "train", classes)))
+    listing = list_split(data, "train", classes)
+    if listing.groups is not None:
+        warn_of_lone_groups(listing.groups)
+    return readable(data, hold_out_test(data, listing))
 
 
 def readable(data: Data, listing: Listing) -> Listing:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Data
+from nanocnn.images.groups import groups_by_pattern
 from nanocnn.images.names import by_class, nfc
 from nanocnn.images.paths import below_root
 from nanocnn.images.places import (
@@ -44,10 +45,13 @@ class Listing(NamedTuple):
     unreadable: tuple[str, ...] = ()  # path and reason of each file that was left out
     held_out: tuple[tuple[str, str], ...] = ()  # path and class of each held out of it for test.py
     kept: bool = False  # as a run has listed them, when it held them out
+    groups: list[str] | None = None  # of each, for data.group
 
     def take(self, chosen: Tensor) -> "Listing":
-        paths = [self.paths[index] for index in chosen.tolist()]
-        return self._replace(paths=paths, labels=self.labels[chosen])
+        indices = chosen.tolist()
+        paths = [self.paths[index] for index in indices]
+        groups = [self.groups[index] for index in indices] if self.groups else None
+        return self._replace(paths=paths, labels=self.labels[chosen], groups=groups)
 
 
 def list_split(data: Data, split: str, classes: list[str] | None = None) -> Listing:
@@ -60,7 +64,8 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
     where = layout(data).places.get(split)
     if where is None:
         raise missing(data, split, "data.root=" if classes is None else "--data-root ")
-    found = by_class(where, pictures_of(data, split, where), classes)
+    listed, group_of = pictures_of(data, split, where)
+    found = by_class(where, listed, classes)
     names = classes or sorted(found, key=natural)
     for name, pictures in found.items():
         if not pictures and classes is None:
@@ -69,7 +74,9 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
     if not paths:
         raise UserError(f"{where}: holds no images")
     counts = torch.tensor([len(found.get(name, [])) for name in names])
-    return Listing(split, paths, torch.arange(len(names)).repeat_interleave(counts), names)
+    labels = torch.arange(len(names)).repeat_interleave(counts)
+    groups = [group_of[path] for path in paths] if group_of else None
+    return Listing(split, paths, labels, names, groups=groups)
 
 
 def layout(data: Data) -> Layout:
@@ -81,15 +88,34 @@ def layout(data: Data) -> Layout:
     return Layout(places, divided=places.get("train") != Path(data.root))
 
 
-def pictures_of(data: Data, split: str, where: Path) -> dict[str, list[str]]:
-    """{class: paths} of the pictures of `split`, which `where` has."""
-    if data.list is None:
-        root = Path(data.root)
-        return in_folders(root, where) if data.dataset == "folder" else in_csv(where, split)
+def pictures_of(
+    data: Data, split: str, where: Path
+) -> tuple[dict[str, list[str]], dict[str, str] | None]:
+    """{class: paths} of the pictures of `split`, which `where` has, and with data.group the group
+    of each path.
+    """
     found: dict[str, list[str]] = {}
-    for row in read_table(data).rows[split]:
-        found.setdefault(row.label, []).append(row.path)
-    return found
+    group_of: dict[str, str] = {}
+    if data.list is not None:
+        for row in read_table(data).rows[split]:
+            found.setdefault(row.label, []).append(row.path)
+            if row.group is not None:
+                group_of[row.path] = row.group
+    elif data.dataset == "folder":
+        found = in_folders(Path(data.root), where)
+    else:
+        found = in_csv(where, split)
+    if data.group is not None and not group_of:
+        paths = [path for some in found.values() for path in some]
+        group_of = dict(zip(paths, groups_by_pattern(data.group, paths), strict=True))
+    return found, group_of or None
+
+
+def own_groups(data: Data) -> dict[str, list[str]]:
+    """The groups that stand in each of the user's own splits; no picture is opened."""
+    places = layout(data).places
+    found = {split: pictures_of(data, split, where)[1] for split, where in places.items()}
+    return {split: list(groups.values()) for split, groups in found.items() if groups}
 
 
 def in_folders(root: Path, where: Path) -> dict[str, list[str]]:

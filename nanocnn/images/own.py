@@ -33,6 +33,7 @@ class Files(NamedTuple):
     plain: list[str]  # paths of those that have a single colour
     animated: list[str]  # paths of those of several frames or pages
     held_out: tuple[tuple[str, str], ...] = ()  # see Listing
+    groups: int = 0  # that data.group tells apart
 
     def take(self, chosen: Tensor) -> "Files":
         """Those of some of the images; the histogram stays that of all."""
@@ -110,6 +111,7 @@ def read_listings(
             [part.paths[index] for index in contents.plain],
             [path for path, header in looked if header.animated],
             part.held_out,
+            len(set(part.groups or ())),
         )
         images = (
             Stream(Pictures(root, part.paths, form, contents.hashes))

@@ -5,6 +5,7 @@ import csv
 import glob
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ SPLITS_ALLOWED = ", ".join(name for names in SPLIT_NAMES.values() for name in na
 class Row(NamedTuple):
     path: str  # below data.root, or absolute
     label: str
+    group: str | None = None
 
 
 class Table(NamedTuple):
@@ -60,7 +62,7 @@ def read_table(data: Data) -> Table:
                     f"{line}: the split {values['split']!r:.80} is unknown (known: "
                     f"{SPLITS_ALLOWED})"
                 )
-            rows.setdefault(split, []).append(Row(path, values["label"]))
+            rows.setdefault(split, []).append(Row(path, values["label"], values.get("group")))
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: {error}") from None
     if "train" not in rows:
@@ -125,7 +127,15 @@ def find_columns(data: Data, file: Path, header: list[str]) -> dict[str, int]:
     there once.
     """
     places = {}
-    for key, name in data.columns:
+    columns = dict(data.columns)
+    if data.group is not None:
+        columns["group"] = data.group if data.group in header else None
+        if columns["group"] is None and not is_pattern(data.group):
+            raise UserError(
+                f"data.group = {data.group}: is neither a column of {file} (known: "
+                f"{', '.join(header)}) nor a pattern with one group in parentheses"
+            )
+    for key, name in columns.items():
         if name is None:
             continue
         if header.count(name) > 1:
@@ -137,6 +147,13 @@ def find_columns(data: Data, file: Path, header: list[str]) -> dict[str, int]:
             )
         places[key] = header.index(name)
     return places
+
+
+def is_pattern(text: str) -> bool:
+    try:
+        return re.compile(text).groups == 1
+    except re.error:
+        return False
 
 
 def with_extension(path: str, data: Data) -> str:

@@ -126,7 +126,7 @@ def unread_keys(config, folder):
     own_images_only = {
         ("Data", key)
         for key in (
-            *("channels", "resize", "background", "value_range", "test"),
+            *("channels", "resize", "background", "value_range", "test", "group"),
             *("list", "delimiter", "encoding", "extension", "columns"),
             *("memory_limit", "skip_unreadable", "root"),
         )

@@ -53,6 +53,8 @@ TABLE = {
     "data.columns.path": None,
     "data.columns.label": None,
     "data.columns.split": None,
+    "data.columns.group": None,
+    "data.group": ["'([0-9])[^/]*$'", *OWN],
     "data.sampling": ["balanced"],
     "data.memory_limit": ["1KB", *OWN],  # streamed
     "data.skip_unreadable": ["true", *OWN],
