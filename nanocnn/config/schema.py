@@ -154,6 +154,9 @@ class Columns(Section):
     group: str | None = Field(None, min_length=1, description="what stays together: see data.group")
 
 
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
 class Data(Section):
     dataset: DataSetName = "digits"
     root: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
@@ -162,11 +165,11 @@ class Data(Section):
     channels: Literal[1, 3] | None = Field(
         None, description="of your own images: 1 = grey, 3 = colour; null = 1 if all are grey"
     )
-    image_size: int | None = Field(
-        None, ge=1, le=4096, description="pixels; null = the data set's own"
+    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="pixels, one number or [height, width]; null = the data set's own"
     )
     resize: Literal["stretch", "crop", "pad"] = Field(
-        "stretch", description="your own images to a square of image_size"
+        "stretch", description="your own images to image_size"
     )
     background: Literal["auto", "black", "white"] = Field(
         "auto",
@@ -232,9 +235,31 @@ class Data(Section):
         return str(Path(self.root).absolute()) if self.dataset in OWN_IMAGES else None
 
     @property
+    def sides(self) -> tuple[int, int] | None:
+        """(H, W) that image_size asks for."""
+        if self.image_size is None:
+            return None
+        height, width = (
+            self.image_size if not isinstance(self.image_size, int) else [self.image_size] * 2
+        )
+        return height, width
+
+    @property
     def memory_bytes(self) -> int:
         limit = self.memory_limit
         return limit if isinstance(limit, int) else int(limit[:-2]) * UNITS[limit[-2:]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_size(cls, values: Any) -> Any:
+        size = values.get("image_size") if isinstance(values, dict) else None
+        sides = size if isinstance(size, list | tuple) and len(size) == 2 else [size]
+        if size is not None and not all(type(s) is int and 1 <= s <= 4096 for s in sides):
+            raise ValueError(
+                f"image_size = {inline(size)}: should be a number of pixels from 1 to 4096, or two "
+                "of them, [height, width]"
+            )
+        return values
 
     @model_validator(mode="after")
     def check_own_images(self) -> "Data":

@@ -7,6 +7,7 @@ which nothing but judging calls.
 """
 
 import hashlib
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,15 +169,15 @@ def read(data: Data, train: bool) -> Split:
             f"{data.dataset} in {data.root}: image {wrong} has the label {labels[wrong]}, "
             f"but there are {len(dataset.classes)} classes"
         )
-    if data.image_size is not None and images.shape[2:] != (data.image_size, data.image_size):
-        size = images.shape[0] * images.shape[1] * data.image_size**2
+    if data.sides and images.shape[2:] != data.sides:
+        size = images.shape[0] * images.shape[1] * math.prod(data.sides)
         if size > data.memory_bytes:
             raise UserError(
                 f"data.image_size = {data.image_size}: {len(images):,} images would take "
                 f"{size:,} bytes, more "
                 f"than data.memory_limit = {data.memory_limit}"
             )
-        images = resize(images, data.image_size)
+        images = resize(images, data.sides)
     return Split(images, labels)
 
 
@@ -231,8 +232,9 @@ def image_shape(data: Data) -> tuple[int, int, int]:
     if data.dataset in OWN_IMAGES:
         train = list_training_and_val(data)
         return training_shape(data, look_at(Path(data.root), train.paths), [train])
-    channels, height, width = DATASETS[data.dataset].image_shape
-    return channels, data.image_size or height, data.image_size or width
+    channels, *own = DATASETS[data.dataset].image_shape
+    height, width = data.sides or own
+    return channels, height, width
 
 
 def class_names(data: Data) -> list[str]:
