@@ -95,7 +95,7 @@ def read_split(run_dir: Path, config: Config, info: DataInfo, args: Namespace) -
     if not args.data_root:
         warn_of_other_images(run_dir, data)
     try:
-        split = load_split(args.split, data, config.seed, info)
+        split = load_split(args.split, data, config.seed, info, run_dir)
     except UserError as error:
         if args.data_root or Path(data.root).is_dir():
             raise

@@ -28,6 +28,30 @@ SMALLEST_ALPHA = 1e-3  # of a Beta distribution, for torch to draw from it
 SMALLEST, LARGEST = 1e-37, 1e38  # what float32 holds, but for 0; below it torch loses digits
 
 
+def is_encoding(name: str) -> bool:
+    """Whether Python knows a text encoding of this name."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
+def check_pattern(pattern: str, may_be_column: bool) -> None:
+    """Raises ValueError for a `pattern` of groups that is none."""
+    try:
+        count = re.compile(pattern).groups
+    except re.error as error:
+        if may_be_column:
+            return
+        raise ValueError(f"group = {pattern}: is no regular expression: {error}") from None
+    if count != 1 and not may_be_column:
+        raise ValueError(
+            f"group = {pattern}: should have one group in parentheses, what it finds there, and "
+            f"has {count}"
+        )
+
+
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -119,6 +143,20 @@ class Augment(Section):
         return self
 
 
+class Columns(Section):
+    """What the columns of a table of one's own are called."""
+
+    path: str = Field("path", min_length=1, description="of the picture, from data.root on")
+    label: str = Field("label", min_length=1, description="its class")
+    split: str | None = Field(
+        None, min_length=1, description="train, val or test; null = all are train"
+    )
+    group: str | None = Field(None, min_length=1, description="what stays together: see data.group")
+
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
 class Data(Section):
     dataset: DataSetName = "digits"
     root: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
@@ -127,11 +165,11 @@ class Data(Section):
     channels: Literal[1, 3] | None = Field(
         None, description="of your own images: 1 = grey, 3 = colour; null = 1 if all are grey"
     )
-    image_size: int | None = Field(
-        None, ge=1, le=4096, description="pixels; null = the data set's own"
+    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="pixels, one number or [height, width]; null = the data set's own"
     )
     resize: Literal["stretch", "crop", "pad"] = Field(
-        "stretch", description="your own images to a square of image_size"
+        "stretch", description="your own images to image_size"
     )
     background: Literal["auto", "black", "white"] = Field(
         "auto",
@@ -146,6 +184,16 @@ class Data(Section):
     limit: int | None = Field(None, ge=1, description="images of train to use at all; null = all")
     validation: int | float = Field(
         0.1, ge=0, description="images (int) or fraction (float) carved from train; 0 = none"
+    )
+    test: int | float | None = Field(
+        None,
+        ge=0,
+        description="the same for test.py; null = 0.2 where your own images have no splits at all",
+    )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="pattern over the path; images with the same (...) never stand in two splits",
     )
     sampling: Literal["natural", "balanced"] = Field(
         "natural", description="balanced = an epoch has each class equally often"
@@ -162,7 +210,24 @@ class Data(Section):
     average_flips: bool = Field(
         False, description="judge by the mean of the logits of an image and its mirror image"
     )
+    list: str | None = Field(
+        None, min_length=1, description="your own table, a path from root on; null = train.csv ..."
+    )
+    delimiter: str | None = Field(
+        None, description="a character, or tab, between its columns; null = found"
+    )
+    encoding: str | None = Field(None, description="utf-8, cp1252, ...; null = found")
+    extension: str | None = Field(None, description="of its paths that lack it, such as .jpg")
+    columns: Columns = Columns()
     augment: Augment = Augment()
+
+    @property
+    def has_groups(self) -> bool:
+        return self.group is not None or self.columns.group is not None
+
+    @property
+    def delimiter_character(self) -> str | None:
+        return "\t" if self.delimiter == "tab" else self.delimiter
 
     @property
     def own_folder(self) -> str | None:
@@ -170,13 +235,43 @@ class Data(Section):
         return str(Path(self.root).absolute()) if self.dataset in OWN_IMAGES else None
 
     @property
+    def sides(self) -> tuple[int, int] | None:
+        """(H, W) that image_size asks for."""
+        if self.image_size is None:
+            return None
+        height, width = (
+            self.image_size if not isinstance(self.image_size, int) else [self.image_size] * 2
+        )
+        return height, width
+
+    @property
     def memory_bytes(self) -> int:
         limit = self.memory_limit
         return limit if isinstance(limit, int) else int(limit[:-2]) * UNITS[limit[-2:]]
 
+    @model_validator(mode="before")
+    @classmethod
+    def check_size(cls, values: Any) -> Any:
+        size = values.get("image_size") if isinstance(values, dict) else None
+        sides = size if isinstance(size, list | tuple) and len(size) == 2 else [size]
+        if size is not None and not all(type(s) is int and 1 <= s <= 4096 for s in sides):
+            raise ValueError(
+                f"image_size = {inline(size)}: should be a number of pixels from 1 to 4096, or two "
+                "of them, [height, width]"
+            )
+        return values
+
     @model_validator(mode="after")
     def check_own_images(self) -> "Data":
-        for key in ("channels", "resize", "background", "value_range", "skip_unreadable"):
+        for key in (
+            "channels",
+            "resize",
+            "background",
+            "value_range",
+            "test",
+            "group",
+            "skip_unreadable",
+        ):
             value = getattr(self, key)
             if self.dataset not in OWN_IMAGES and value != type(self).model_fields[key].default:
                 raise ValueError(
@@ -190,12 +285,40 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
-    def check_validation(self) -> "Data":
-        if isinstance(self.validation, float) and self.validation >= 1:
+    def check_table(self) -> "Data":
+        if self.list is not None and self.dataset != "csv":
             raise ValueError(
-                f"validation = {self.validation}: a fraction should be less than 1; "
-                "a number of images is written without a point"
+                f"list = {self.list}: cannot act on {self.dataset}, only where data.dataset is csv"
             )
+        for key in ("delimiter", "encoding", "extension", "columns"):
+            value = getattr(self, key)
+            if self.list is None and value != type(self).model_fields[key].default:
+                shown = value.model_dump(exclude_none=True) if key == "columns" else value
+                raise ValueError(f"{key} = {inline(shown)}: cannot act without data.list")
+        if self.group is not None:
+            check_pattern(self.group, may_be_column=self.list is not None)
+            if self.columns.group is not None:
+                raise ValueError(
+                    f"group = {self.group}: data.columns.group says it too; one of them should go"
+                )
+        if self.delimiter is not None and not re.fullmatch(r'[^\r\n"]|tab', self.delimiter):
+            raise ValueError(f"delimiter = {self.delimiter!r}: should be one character, or tab")
+        if self.encoding is not None and not is_encoding(self.encoding):
+            raise ValueError(
+                f"encoding = {self.encoding}: should be one such as utf-8, cp1252 or utf-16"
+            )
+        if self.extension is not None and not re.fullmatch(r"\.\w+", self.extension):
+            raise ValueError(f"extension = {self.extension}: should be one such as .jpg")
+        return self
+
+    @model_validator(mode="after")
+    def check_shares(self) -> "Data":
+        for key, share in (("validation", self.validation), ("test", self.test)):
+            if isinstance(share, float) and share >= 1:
+                raise ValueError(
+                    f"{key} = {share}: a fraction should be less than 1; "
+                    "a number of images is written without a point"
+                )
         return self
 
 

@@ -1,10 +1,9 @@
-"""Which pictures a folder or a CSV file names, and of which class each is; none is opened here."""
+"""Which pictures folders or lists name, and of which class each is; none is opened here."""
 
 import csv
 import os
-import re
 import shlex
-import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +11,28 @@ import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Data
-from nanocnn.images.names import by_class
-from nanocnn.images.places import natural, place, refuse_misnamed, refuse_missing, visible
+from nanocnn.images.groups import groups_by_pattern
+from nanocnn.images.names import by_class, nfc
+from nanocnn.images.paths import below_root
+from nanocnn.images.places import (
+    class_folders,
+    find_splits,
+    looks_like_a_picture,
+    missing,
+    named_splits,
+    natural,
+    split_named,
+    visible,
+)
+from nanocnn.images.table import read_table
 from nanocnn.system.errors import UserError
+
+
+class Layout(NamedTuple):
+    """Where the user's images are listed."""
+
+    places: dict[str, Path]  # the folder or file of each split that there is
+    divided: bool  # whether the images are in splits; if not, all of them are "train"
 
 
 class Listing(NamedTuple):
@@ -25,23 +43,28 @@ class Listing(NamedTuple):
     labels: Tensor  # (N,) int64
     classes: list[str]
     unreadable: tuple[str, ...] = ()  # path and reason of each file that was left out
+    held_out: tuple[tuple[str, str], ...] = ()  # path and class of each held out of it for test.py
+    kept: bool = False  # as a run has listed them, when it held them out
+    groups: list[str] | None = None  # of each, for data.group
 
     def take(self, chosen: Tensor) -> "Listing":
-        paths = [self.paths[index] for index in chosen.tolist()]
-        return self._replace(paths=paths, labels=self.labels[chosen])
+        indices = chosen.tolist()
+        paths = [self.paths[index] for index in indices]
+        groups = [self.groups[index] for index in indices] if self.groups else None
+        return self._replace(paths=paths, labels=self.labels[chosen], groups=groups)
 
 
 def list_split(data: Data, split: str, classes: list[str] | None = None) -> Listing:
-    """The pictures of `split` in data.root, class by class.
+    """The pictures of `split`, class by class; of those that are in no splits, all are "train".
 
     Without `classes` they are those found, in natural order; with them, of a trained network or of
     the training images, others are refused. Raises UserError for those, for an empty class, for
-    names that cannot be one, for folders within a class and where there is no such split.
+    names that cannot be one and where there is no such split.
     """
-    refuse_misnamed(data, split)
-    refuse_missing(data, split, "data.root=" if classes is None else "--data-root ")
-    where = place(data, split)
-    listed = in_folders(where, split) if data.dataset == "folder" else in_csv(where, split)
+    where = layout(data).places.get(split)
+    if where is None:
+        raise missing(data, split, "data.root=" if classes is None else "--data-root ")
+    listed, group_of = pictures_of(data, split, where)
     found = by_class(where, listed, classes)
     names = classes or sorted(found, key=natural)
     for name, pictures in found.items():
@@ -51,43 +74,108 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
     if not paths:
         raise UserError(f"{where}: holds no images")
     counts = torch.tensor([len(found.get(name, [])) for name in names])
-    return Listing(split, paths, torch.arange(len(names)).repeat_interleave(counts), names)
+    labels = torch.arange(len(names)).repeat_interleave(counts)
+    groups = [group_of[path] for path in paths] if group_of else None
+    return Listing(split, paths, labels, names, groups=groups)
 
 
-def in_folders(where: Path, split: str) -> dict[str, list[str]]:
-    """{class: paths} of where/class/*, but for hidden names."""
-    found = {}
-    for folder in visible(where):
-        if not folder.is_dir():
+def layout(data: Data) -> Layout:
+    """Where data.root has its splits. Raises UserError for two names of one split."""
+    if data.list is not None:
+        table = read_table(data)
+        return Layout(dict.fromkeys(table.rows, table.file), table.divided)
+    places = find_splits(data)
+    return Layout(places, divided=places.get("train") != Path(data.root))
+
+
+def pictures_of(
+    data: Data, split: str, where: Path
+) -> tuple[dict[str, list[str]], dict[str, str] | None]:
+    """{class: paths} of the pictures of `split`, which `where` has, and with data.group the group
+    of each path.
+    """
+    found: dict[str, list[str]] = {}
+    group_of: dict[str, str] = {}
+    if data.list is not None:
+        for row in read_table(data).rows[split]:
+            found.setdefault(row.label, []).append(row.path)
+            if row.group is not None:
+                group_of[row.path] = row.group
+    elif data.dataset == "folder":
+        found = in_folders(Path(data.root), where)
+    else:
+        found = in_csv(where, split)
+    if data.group is not None and not group_of:
+        paths = [path for some in found.values() for path in some]
+        group_of = dict(zip(paths, groups_by_pattern(data.group, paths), strict=True))
+    return found, group_of or None
+
+
+def own_groups(data: Data) -> dict[str, list[str]]:
+    """The groups that stand in each of the user's own splits; no picture is opened."""
+    places = layout(data).places
+    found = {split: pictures_of(data, split, where)[1] for split, where in places.items()}
+    return {split: list(groups.values()) for split, groups in found.items() if groups}
+
+
+def in_folders(root: Path, where: Path) -> dict[str, list[str]]:
+    """{class: paths below root} of what the folders in `where` hold, but for hidden names."""
+    folders = class_folders(root) if where == root else visible(where)
+    beside = visible(where) if where == root else folders
+    for path in beside:
+        # a text may lie beside the classes where those are all that the root holds
+        if not path.is_dir() and (where != root or looks_like_a_picture(path)):
             raise UserError(
-                f"{folder}: lies beside the class folders; images belong into one, "
-                f"as {where}/<class>/{folder.name}"
+                f"{path}: lies beside the class folders; images belong into one, "
+                f"as {where}/<class>/{path.name}"
             )
-        refuse_nested(folder)
-        found[folder.name] = [f"{split}/{folder.name}/{path.name}" for path in visible(folder)]
-    return found
+    if where == root:
+        refuse_other_classes(root, {nfc(folder.name) for folder in folders})
+    prefix = "" if where == root else f"{where.name}/"
+    return {
+        folder.name: [f"{prefix}{folder.name}/{path}" for path in files_below(folder)]
+        for folder in folders
+    }
 
 
-def refuse_nested(folder: Path) -> None:
-    """Raises UserError for folders with something in them in that of a class: it would not be
-    read.
+def refuse_other_classes(root: Path, classes: set[str]) -> None:
+    """Raises UserError for a folder beside the class folders that has the name of a split, but does
+    not hold what a split of these classes would: it may be a class.
+    """
+    for split, folder in named_splits(root, "folder").items():
+        if not classes & {nfc(path.name) for path in visible(folder) if path.is_dir()}:
+            raise UserError(
+                f"{folder}: has the name of the {split} split, but no folder of any class that "
+                f"lies beside it; if it is a class, put all class folders into {root / 'train'}, "
+                "else rename it or move it away"
+            )
+
+
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
+    """The paths, below the `folder` of a class, of the files in it and in its folders at any depth.
+
+    Raises UserError for a link that leads back to a folder `above` it, and for a split in a class.
     """
     with os.scandir(folder) as entries:  # which knows of most what they are without looking at each
         shown = {entry.name: entry.is_dir() for entry in entries if entry.name[0] != "."}
-    nested = [name for name, is_folder in shown.items() if is_folder and visible(folder / name)]
-    if not nested:
-        return
-    first = folder / min(nested, key=natural)
-    if len(nested) == len(shown):
-        raise UserError(
-            f"{folder}: holds folders and no images; each folder in {folder.parent} is a class: "
-            f"move the images of {first} and others there into {folder}, or if those are the "
-            f"classes: mv {shlex.quote(str(folder))}/* {shlex.quote(str(folder.parent))}"
-        )
-    raise UserError(
-        f"{first}: a folder within that of a class, which is not looked into; move its images "
-        f"into {folder}, or it out of {folder.parent}"
-    )
+    for name in sorted(shown, key=natural):
+        if not shown[name]:
+            yield name
+            continue
+        inner = folder / name
+        if not above and split_named(name):
+            raise UserError(
+                f"{inner}: has the name of a split, and lies in the folder of a class; if "
+                f"{folder} is what holds the splits: data.root={shlex.quote(str(folder))}; else "
+                f"move its images out, splits lie above the classes: <split>/{folder.name}"
+            )
+        if not visible(inner):
+            yield name  # for reading to say that it is no picture
+            continue
+        behind = (*above, folder.resolve())
+        if inner.resolve() in behind:
+            raise UserError(f"{inner}: a link that leads back to {inner.resolve()}; remove it")
+        yield from (f"{name}/{path}" for path in files_below(inner, behind))
 
 
 def in_csv(where: Path, split: str) -> dict[str, list[str]]:
@@ -107,42 +195,10 @@ def in_csv(where: Path, split: str) -> dict[str, list[str]]:
                     raise UserError(f"{line}: {','.join(row)!r:.80} is no path,label")
                 path, label = row
                 path = below_root(where.parent, path, line)
-                if split != "test" and Path(path).parts[:1] == ("test",):
-                    raise UserError(f"{line}: {path!r} is in test/, which training never opens")
+                first = Path(path).parts[0]
+                if split != "test" and split_named(first) == "test":
+                    raise UserError(f"{line}: {path!r} is in {first}/, which training never opens")
                 found.setdefault(label, []).append(path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{where}: no CSV file in UTF-8: {error}") from None
     return found
-
-
-def below_root(root: Path, path: str, line: str) -> str:
-    """`path` relative to `root`, in which it has to be. Raises UserError that names `line`."""
-    if "\\" in path and os.sep == "/" and not os.path.exists(root / path):
-        if re.match(r"[A-Za-z]:", path):
-            right = f"a path below {root}, with slashes"
-        else:
-            right = repr(path.replace("\\", "/"))
-        raise UserError(f"{line}: {path!r} has backslashes; should be {right}")
-    if not path.isascii() and not os.path.exists(root / path):  # listed on another system
-        forms = [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
-        path = next((form for form in forms if os.path.exists(root / form)), path)
-    relative = Path(os.path.expanduser(path))
-    if relative.is_absolute():
-        relative = relative_to(root, relative)
-    elif ".." not in relative.parts:
-        return path
-    normal = os.path.normpath(relative)
-    if relative.is_absolute() or normal.split(os.sep)[0] == "..":
-        raise UserError(f"{line}: {path!r} leaves data.root ({root}); paths are relative to it")
-    if ".." in relative.parts:
-        raise UserError(f"{line}: {path!r} has '..' in it; should be {normal!r}")
-    return str(relative)
-
-
-def relative_to(root: Path, path: Path) -> Path:
-    """The absolute `path` as one below `root`, whatever links lead to either; else as it is."""
-    linked = path.parent.resolve() / path.name
-    for whole, base in ((path, root.absolute()), (linked, root.resolve())):
-        if whole.is_relative_to(base):
-            return whole.relative_to(base)
-    return path

@@ -32,6 +32,8 @@ class Files(NamedTuple):
     background: Background  # what transparent ones lie over
     plain: list[str]  # paths of those that have a single colour
     animated: list[str]  # paths of those of several frames or pages
+    held_out: tuple[tuple[str, str], ...] = ()  # see Listing
+    groups: int = 0  # that data.group tells apart
 
     def take(self, chosen: Tensor) -> "Files":
         """Those of some of the images; the histogram stays that of all."""
@@ -108,6 +110,8 @@ def read_listings(
             form.background,
             [part.paths[index] for index in contents.plain],
             [path for path, header in looked if header.animated],
+            part.held_out,
+            len(set(part.groups or ())),
         )
         images = (
             Stream(Pictures(root, part.paths, form, contents.hashes))
@@ -118,7 +122,9 @@ def read_listings(
 
     if unreadable:
         if any(part.split == "test" for part in listings.values()):
-            remedy = "remove them, or leave them out with --skip-unreadable"
+            kept = any(part.kept for part in listings.values())
+            remedy = "bring them back" if kept else "remove them"
+            remedy += ", or leave them out with --skip-unreadable"
         elif is_trained:
             remedy = "they could be when the network was trained: bring them back"
         else:
@@ -153,7 +159,7 @@ def training_form(
 
 def form_of(data: Data, shape: tuple[int, int, int], background: Background) -> Form:
     low, high = data.value_range or ALL_16_BITS
-    return Form(shape, data.resize if data.image_size else None, background, (low, high))
+    return Form(shape, data.resize if data.sides else None, background, (low, high))
 
 
 def training_shape(
@@ -163,16 +169,15 @@ def training_shape(
 
     Raises UserError where it depends on them and none can be read.
     """
-    if data.channels and data.image_size:
-        return data.channels, data.image_size, data.image_size
+    if data.channels and data.sides:
+        return data.channels, *data.sides
     training = [path for part in listings if part.split == "train" for path in part.paths]
     found = [header for path in training if isinstance(header := headers[path], Header)]
     if not found:
         reasons = [f"{path} ({headers[path]})" for path in training]
         raise UserError(f"{data.root}: no training image can be read: {shortened(reasons)}")
     channels = data.channels or (1 if all(header.grey for header in found) else 3)
-    height, width = found[0][:2]
-    return channels, data.image_size or height, data.image_size or width
+    return channels, *(data.sides or found[0][:2])
 
 
 def check_sizes(root: Path, headers: dict[str, Header | str], shape: tuple[int, int, int]) -> None:
@@ -181,8 +186,8 @@ def check_sizes(root: Path, headers: dict[str, Header | str], shape: tuple[int, 
             size, others = ("x".join(map(str, sides)) for sides in (header[:2], shape[1:]))
             raise UserError(
                 f"data.image_size = null takes images of one size: {root / path} has {size} "
-                "pixels, "
-                f"others have {others}; training with data.image_size=N makes all of them NxN"
+                f"pixels, others have {others}; training with data.image_size=N makes all of them "
+                "NxN, with [H,W] HxW"
             )
 
 

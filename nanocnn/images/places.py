@@ -8,53 +8,84 @@ from pathlib import Path
 from nanocnn.config.schema import Data
 from nanocnn.system.errors import UserError
 
-# what others call the splits, in small letters
-OTHER_NAMES = {
-    "train": ("training",),
-    "val": ("valid", "validation", "validate", "dev", "eval", "evaluation", "holdout"),
-    "test": ("testing",),
+# what people call the splits, in small letters
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+# what a file is called that may well be a picture; whether it is one, its content says
+PICTURE_SUFFIXES = {
+    f".{kind}" for kind in ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 }
 NAMED = 3  # folders that a message names
 
 
-def has_split(data: Data, split: str) -> bool:
-    """Raises UserError where it is there under another name."""
-    refuse_misnamed(data, split)
-    return place(data, split).exists()
+def split_named(name: str) -> str | None:
+    """The split that people call `name`, in whatever case; None where it is no such name."""
+    word = name.casefold()
+    return next((split for split, names in SPLIT_NAMES.items() if word in names), None)
+
+
+def find_splits(data: Data) -> dict[str, Path]:
+    """Where data.root lists the images of each split that it has.
+
+    Of class folders without train/ that is data.root itself for "train". Raises UserError for two
+    names of one split side by side.
+    """
+    root = Path(data.root)
+    found = named_splits(root, data.dataset)
+    if "train" not in found and data.dataset == "folder" and holds_classes(root):
+        found["train"] = root
+    return found
+
+
+def named_splits(root: Path, dataset: str) -> dict[str, Path]:
+    """The folders in `root`, or for "csv" the files, that have the name of a split."""
+    found: dict[str, Path] = {}
+    suffix = ".csv" if dataset == "csv" else ""
+    for name in sorted(os.listdir(root)) if root.is_dir() else ():
+        stem = name[: len(name) - len(suffix)]
+        split = split_named(stem) if name[len(stem) :].casefold() == suffix else None
+        path = root / name
+        if split is None or path.is_dir() != (dataset == "folder"):
+            continue
+        if split in found:
+            raise UserError(
+                f"{found[split]} and {path}: both are names of the {split} split; put together "
+                "what belongs together, or rename one of them"
+            )
+        found[split] = path
+    return found
+
+
+def holds_classes(root: Path) -> bool:
+    """Whether the folders in `root` are the classes, for want of a train/ that holds them."""
+    if not root.is_dir() or len(class_folders(root)) < 2 or named_splits(root, "csv").get("train"):
+        return False
+    whole = root.absolute()
+    return not (split_named(whole.name) and "train" in named_splits(whole.parent, "folder"))
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The folders in `root` that are no split, nor where the runs that are started there go."""
+    folders = [path for path in visible(root) if path.is_dir() and not split_named(path.name)]
+    return [path for path in folders if path.absolute() != Path.cwd() / "runs"]
+
+
+def missing(data: Data, split: str, option: str) -> UserError:
+    """What to say where `split` is not there; `option` says what data.root is set with."""
+    where = place(data, split)
+    if data.dataset == "folder":
+        what = f"no such folder; data.dataset = folder reads {where}/<class>/*"
+    else:
+        what = "no such file; data.dataset = csv reads lines of path,label there"
+    return UserError(f"{where}: {what}{remedy(data, split, option)}")
 
 
 def place(data: Data, split: str) -> Path:
-    """Where data.root lists the images of `split`."""
+    """Where data.root would list the images of `split` under the usual name."""
     return Path(data.root) / (split if data.dataset == "folder" else f"{split}.csv")
-
-
-def refuse_misnamed(data: Data, split: str) -> None:
-    """Raises UserError where `split` is not there, but under a name that others give it.
-
-    It would not be read, without a word.
-    """
-    right = place(data, split)
-    if right.exists() or not right.parent.is_dir():
-        return
-    names = {f"{name}{right.suffix}" for name in (split, *OTHER_NAMES[split])}
-    for path in visible(right.parent):
-        if path.name.casefold() in names:
-            raise UserError(
-                f"{path}: would not be read: {split} images belong in {right.name}; "
-                f"rename it: mv {shlex.quote(str(path))} {shlex.quote(str(right))}"
-            )
-
-
-def refuse_missing(data: Data, split: str, option: str) -> None:
-    """Raises UserError where `split` is not there; `option` says what data.root is set with."""
-    where = place(data, split)
-    if data.dataset == "folder" and not where.is_dir():
-        what = f"no such folder; data.dataset = folder reads {where}/<class>/*"
-    elif data.dataset == "csv" and not where.is_file():
-        what = "no such file; data.dataset = csv reads lines of path,label there"
-    else:
-        return
-    raise UserError(f"{where}: {what}{remedy(data, split, option)}")
 
 
 def remedy(data: Data, split: str, option: str) -> str:
@@ -66,19 +97,34 @@ def remedy(data: Data, split: str, option: str) -> str:
         here = "" if root.is_absolute() else f" in {Path.cwd()}, where a relative data.root begins"
         return f"; {root} does not exist{here}"
     dataset = "csv" if data.dataset == "folder" else "folder"
-    listed = place(data.model_copy(update={"dataset": dataset}), split)
-    if listed.exists():
+    listed = named_splits(root, dataset).get(split)
+    if listed:
         return f"; there is {listed}, which data.dataset={dataset} reads"
-    folders = [path for path in visible(root) if path.is_dir()]
+    folders = class_folders(root)
     parent = root.parent if root.parent != root else root.absolute().parent
     for other in (parent, *folders):  # one level too deep, or too high
-        if os.path.exists(place(data.model_copy(update={"root": str(other)}), split)):
+        if split in named_splits(other, data.dataset):
             return f"; {other} has it: {option}{shlex.quote(str(other))}"
-    if folders and data.dataset == "folder":
+    if data.dataset == "csv" or split != "train":
+        return ""
+    if len(folders) == 1 and len(class_folders(folders[0])) > 1:
+        return (
+            f"; it holds one folder, {folders[0].name}; if the folders in that are the classes: "
+            f"{option}{shlex.quote(str(folders[0]))}"
+        )
+    if folders:
         named = ", ".join(path.name for path in folders[:NAMED])
-        more = " and others" if len(folders) > NAMED else ""
-        return f"; if {named}{more} are the classes, move these folders into {place(data, split)}"
+        return f"; without it {root} should hold two class folders at least, and there is {named}"
+    if len(class_folders(parent)) > 1 and any(map(looks_like_a_picture, visible(root))):
+        return (
+            f"; it holds pictures; if it is one of the classes, with others beside it: "
+            f"{option}{shlex.quote(str(parent))}"
+        )
     return ""
+
+
+def looks_like_a_picture(path: Path) -> bool:
+    return path.suffix.casefold() in PICTURE_SUFFIXES
 
 
 def visible(folder: Path) -> list[Path]:

@@ -31,9 +31,14 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
     """Indices of (the rest, `size` held out), of each class in proportion."""
     order = torch.randperm(len(labels), generator=generator(seed, SPLIT))
     order = order[labels[order].argsort(stable=True)]  # class by class, shuffled within each
-    rank = torch.arange(len(labels) + 1) * size // len(labels)
-    held_out = rank[1:] > rank[:-1]  # evenly spaced: `size` places in all
+    held_out = evenly(len(labels), size)
     return order[~held_out].sort().values, order[held_out].sort().values
+
+
+def evenly(count: int, size: int) -> Tensor:
+    """A mask of `count` places with `size` of them evenly spaced."""
+    rank = torch.arange(count + 1) * size // count
+    return rank[1:] > rank[:-1]
 
 
 def balanced_order(labels: Tensor, random: torch.Generator) -> Tensor:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nanocnn.images.carving import keep_list
 from nanocnn.images.content import write_hashes
 from nanocnn.images.names import look_alikes
-from nanocnn.images.own import shortened
+from nanocnn.images.own import Files, shortened
 from nanocnn.images.splits import DataInfo, Split, count_classes
 from nanocnn.images.stream import Stream
 from nanocnn.system.files import replacing
@@ -32,16 +33,7 @@ def print_data_report(
             print(f"  {name}: {len(counts)} classes, from {least} to {most} images")
     files = [split.files for split in splits.values() if split.files]
     if files:
-        sizes = sorted(
-            (size for part in files for size in part.sizes), key=lambda size: size[0] * size[1]
-        )
-        smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
-        left_out = len(unreadable(splits))
-        print(
-            f"  files of {smallest}{f' to {largest}' if largest != smallest else ''} pixels"
-            + (f"; left out, since they cannot be read: {left_out:,}" if left_out else "")
-            + (f"; over {files[0].background}" if files[0].background != "black" else "")
-        )
+        print_files(splits, files)
         warn_of_odd_pictures(splits)
     if isinstance(splits["train"].images, Stream):
         print("  too large for data.memory_limit: read batch by batch")
@@ -70,6 +62,25 @@ def print_data_report(
             f"the first is {names[0]}, as {names[1]}",
             file=sys.stderr,
         )
+
+
+def print_files(splits: dict[str, Split], files: list[Files]) -> None:
+    """What is told of own pictures alone: those held out, their groups and sizes."""
+    if held_out := files[0].held_out:
+        print(f"  test: {len(held_out):,} images held out, which are not opened here")
+    if files[0].groups:
+        shown = [f"{split.files.groups:,} {name}" for name, split in splits.items() if split.files]
+        print(f"  groups: {', '.join(shown)}, none of them in two splits")
+    sizes = sorted(
+        (size for part in files for size in part.sizes), key=lambda size: size[0] * size[1]
+    )
+    smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
+    left_out = len(unreadable(splits))
+    print(
+        f"  files of {smallest}{f' to {largest}' if largest != smallest else ''} pixels"
+        + (f"; left out, since they cannot be read: {left_out:,}" if left_out else "")
+        + (f"; over {files[0].background}" if files[0].background != "black" else "")
+    )
 
 
 def warn_of_two_labels(
@@ -160,10 +171,12 @@ def warn_of_absent_classes(splits: dict[str, Split], classes: list[str]) -> None
 def keep_data_report(
     run_dir: Path, splits: dict[str, Split], digests: dict[str, list[bytes]]
 ) -> None:
-    """Write train_hashes.txt, for test.py, and if files were left out their list,
-    unreadable.txt: a line each, `escaped`.
+    """Write train_hashes.txt and test_files.csv, for test.py, and if files were left out their
+    list, unreadable.txt: a line each, `escaped`.
     """
     write_hashes(run_dir / "train_hashes.txt", digests["train"])
+    if splits["train"].files:
+        keep_list(run_dir, splits["train"].files.held_out)
     left_out = unreadable(splits)
     if left_out:
         with replacing(run_dir / "unreadable.txt") as file:

@@ -33,7 +33,7 @@ def read_digits(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
     pixels, labels = load_digits(return_X_y=True)
     images = (torch.from_numpy(pixels).reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
-    images, labels = resize(images, 28), torch.from_numpy(labels).long()
+    images, labels = resize(images, (28, 28)), torch.from_numpy(labels).long()
     rest, held_out = stratified_split(labels, len(labels) // 5, seed=0)
     chosen = rest if train else held_out
     return images[chosen], labels[chosen]
@@ -105,6 +105,6 @@ DATASETS: dict[str, DataSet] = {
 }
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 images (N, C, H, W) stretched to (N, C, size, size), bilinear with antialiasing."""
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 images (N, C, H, W) stretched to `size` (H, W), bilinear with antialiasing."""
+    return F.interpolate(images, size, mode="bilinear", antialias=True)

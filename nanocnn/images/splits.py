@@ -7,6 +7,8 @@ which nothing but judging calls.
 """
 
 import hashlib
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +19,19 @@ from torch import Tensor
 
 from nanocnn.config.schema import OWN_IMAGES, Data
 from nanocnn.images.augment import check
+from nanocnn.images.carving import (
+    carve,
+    checksum_of,
+    list_training,
+    list_training_and_val,
+    read_list,
+    readable,
+)
 from nanocnn.images.content import hashes, mean_and_std
 from nanocnn.images.decode import Background
-from nanocnn.images.listing import Listing, list_split
-from nanocnn.images.own import Files, leave_out_unreadable, read_listings, training_shape
+from nanocnn.images.listing import Listing, layout, list_split
+from nanocnn.images.own import Files, read_listings, training_shape
 from nanocnn.images.pictures import look_at
-from nanocnn.images.places import has_split
 from nanocnn.images.randomness import stratified_split
 from nanocnn.images.sets import DATASETS, resize
 from nanocnn.images.stream import Stream
@@ -46,6 +55,7 @@ class DataInfo:
     image_shape: tuple[int, int, int]  # (C, H, W)
     class_counts: tuple[int, ...] = ()  # training images of each class, for the loss
     background: Background = "black"  # behind own pictures, which is never "auto"
+    test_sha256: str = ""  # of the list of own pictures that were held out for test.py
 
 
 def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str, Split]:
@@ -85,22 +95,56 @@ def refuse_equal(data: Data, train: Split) -> None:
     raise UserError(message)
 
 
-def load_test(data: Data, info: DataInfo | None = None) -> Split:
-    """The test split, for test.py alone; for `info`, which own images need, see load_splits."""
+def load_test(data: Data, info: DataInfo | None = None, run_dir: Path | None = None) -> Split:
+    """The test split, for test.py alone; for `info`, which own images need, see load_splits.
+
+    Pictures that were held out for it are those that the run in `run_dir` has listed.
+    """
     if data.dataset not in OWN_IMAGES:
         return read(data, train=False)
     assert info is not None, "classes and shape are those of the training images"
-    listing = list_readable(data, "test", info.classes)
-    return read_own_images(data, {"test": listing}, info)["test"]
+    if info.test_sha256:
+        listing = read_list(run_dir, info.test_sha256, info.classes)
+        if not any(Path(data.root, path).exists() for path in listing.paths):
+            listing = other_test(data, info.classes) or listing
+    else:
+        listing = list_test(data, info.classes)
+    return read_own_images(data, {"test": readable(data, listing)}, info)["test"]
 
 
-def load_split(name: str, data: Data, seed: int, info: DataInfo) -> Split:
+def list_test(data: Data, classes: list[str]) -> Listing:
+    """The pictures of the test split in data.root. Raises UserError where there is none."""
+    places, divided = layout(data)
+    if "test" not in places and not divided:
+        raise UserError(
+            f"{data.root}: has no test split, and this run held none out (data.test = 0)"
+        )
+    return list_split(data, "test", classes)
+
+
+def other_test(data: Data, classes: list[str]) -> Listing | None:
+    """The test split that data.root has of its own, where none of the held out pictures are."""
+    there = layout(data.model_copy(update={"list": None})).places.get("test")
+    if there is None:
+        return None
+    print(
+        f"warning: {data.root}: has none of the pictures that the run held out; judged are those "
+        f"in {there}",
+        file=sys.stderr,
+    )
+    return list_split(data.model_copy(update={"list": None}), "test", classes)
+
+
+def load_split(
+    name: str, data: Data, seed: int, info: DataInfo, run_dir: Path | None = None
+) -> Split:
     """The split "train", "val" or "test" for a network that was trained on data as `info` says.
 
-    Only for "test" is the test split read. Raises UserError where there is no such split, or where
-    its images do not have the shape that the network was trained on.
+    Only for "test" is the test split read, for which see load_test. Raises UserError where there is
+    no such split, or where its images do not have the shape that the network was trained on.
     """
-    splits = {"test": load_test(data, info)} if name == "test" else load_splits(data, seed, info)
+    is_test = name == "test"
+    splits = {name: load_test(data, info, run_dir)} if is_test else load_splits(data, seed, info)
     if name not in splits:
         raise UserError(
             f"--split {name}: this run carved no validation images (data.validation = 0)"
@@ -110,46 +154,6 @@ def load_split(name: str, data: Data, seed: int, info: DataInfo) -> Split:
         sizes = ["x".join(map(str, each)) for each in (shape, info.image_shape)]
         raise UserError(f"the images are {sizes[0]}, this network was trained on {sizes[1]}")
     return splits[name]
-
-
-def carve(labels: Tensor, data: Data, seed: int) -> dict[str, Tensor]:
-    """Indices of the "train" split and, if `data` asks for one, of the "val" split."""
-    chosen = torch.arange(len(labels))
-    if data.limit is not None:
-        if data.limit > len(labels):
-            raise UserError(
-                f"data.limit = {data.limit}: {data.dataset} has {len(labels)} training images"
-            )
-        chosen = stratified_split(labels, data.limit, seed)[1]
-    total = len(chosen)
-    size = round(data.validation * total) if isinstance(data.validation, float) else data.validation
-    if size == 0:
-        if data.validation > 0:
-            raise UserError(f"data.validation = {data.validation}: less than one of {total} images")
-        return {"train": chosen}
-    if size >= total:
-        raise UserError(
-            f"data.validation = {data.validation}: leaves nothing of {total} images to train on"
-        )
-    rest, held_out = keep_each_class(labels[chosen], *stratified_split(labels[chosen], size, seed))
-    if len(held_out) == 0:
-        raise UserError(
-            f"data.validation = {data.validation}: takes the only image of a class; "
-            "data.validation=0 trains without validation, or more images are needed"
-        )
-    return {"train": chosen[rest], "val": chosen[held_out]}
-
-
-def keep_each_class(labels: Tensor, rest: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
-    """The indices of two splits, with an image of each class of `labels` (N,) in the first one.
-
-    A class whose images were all held out would be trained on none.
-    """
-    lost = [label for label in labels[held_out].unique() if not (labels[rest] == label).any()]
-    back = torch.tensor([int((labels[held_out] == label).nonzero()[0]) for label in lost]).long()
-    stays = torch.ones(len(held_out), dtype=torch.bool)
-    stays[back] = False
-    return torch.cat([rest, held_out[back]]).sort().values, held_out[stays]
 
 
 def read(data: Data, train: bool) -> Split:
@@ -165,37 +169,16 @@ def read(data: Data, train: bool) -> Split:
             f"{data.dataset} in {data.root}: image {wrong} has the label {labels[wrong]}, "
             f"but there are {len(dataset.classes)} classes"
         )
-    if data.image_size is not None and images.shape[2:] != (data.image_size, data.image_size):
-        size = images.shape[0] * images.shape[1] * data.image_size**2
+    if data.sides and images.shape[2:] != data.sides:
+        size = images.shape[0] * images.shape[1] * math.prod(data.sides)
         if size > data.memory_bytes:
             raise UserError(
                 f"data.image_size = {data.image_size}: {len(images):,} images would take "
                 f"{size:,} bytes, more "
                 f"than data.memory_limit = {data.memory_limit}"
             )
-        images = resize(images, data.image_size)
+        images = resize(images, data.sides)
     return Split(images, labels)
-
-
-def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
-    """The own images of the "train" split and, if there is to be one, of the "val" split."""
-    train = list_readable(data, "train", classes)
-    if not has_split(data, "val"):
-        parts = carve(train.labels, data, seed)
-        return {name: train.take(chosen) for name, chosen in parts.items()}
-    if data.validation != Data().validation:
-        raise UserError(
-            f"data.validation = {data.validation}: cannot act, for {data.root} has a val split "
-            "of its own"
-        )
-    chosen = carve(train.labels, data.model_copy(update={"validation": 0}), seed)["train"]
-    return {"train": train.take(chosen), "val": list_readable(data, "val", train.classes)}
-
-
-def list_readable(data: Data, split: str, classes: list[str] | None = None) -> Listing:
-    """The pictures of `split`; with data.skip_unreadable those that can be read."""
-    listing = list_split(data, split, classes)
-    return leave_out_unreadable(Path(data.root), listing) if data.skip_unreadable else listing
 
 
 def read_own_images(
@@ -210,14 +193,16 @@ def data_info(data: Data, split: Split) -> DataInfo:
     """What is known of `data`, given its training images."""
     _, channels, height, width = split.images.shape
     background: Background = "black"
+    test_sha256 = ""
     if split.files:
         classes, (mean, std) = split.files.classes, mean_and_std(split.files.histogram)
         background = split.files.background
+        test_sha256 = checksum_of(split.files.held_out)
     else:
         _, classes, _, mean, std = DATASETS[data.dataset]
     counts = count_classes(split.labels, classes)
     shape = (channels, height, width)
-    return DataInfo(data.dataset, classes, mean, std, shape, counts, background)
+    return DataInfo(data.dataset, classes, mean, std, shape, counts, background, test_sha256)
 
 
 def count_classes(labels: Tensor, classes: list[str]) -> tuple[int, ...]:
@@ -245,10 +230,11 @@ def checksum(splits: dict[str, Split], digests: dict[str, list[bytes]]) -> str:
 def image_shape(data: Data) -> tuple[int, int, int]:
     """(C, H, W) of the images that `data` describes; of own images as their headers say."""
     if data.dataset in OWN_IMAGES:
-        train = list_readable(data, "train")
+        train = list_training_and_val(data)
         return training_shape(data, look_at(Path(data.root), train.paths), [train])
-    channels, height, width = DATASETS[data.dataset].image_shape
-    return channels, data.image_size or height, data.image_size or width
+    channels, *own = DATASETS[data.dataset].image_shape
+    height, width = data.sides or own
+    return channels, height, width
 
 
 def class_names(data: Data) -> list[str]:

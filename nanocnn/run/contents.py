@@ -54,6 +54,7 @@ class Data(Contents):
     image_shape: tuple[Annotated[int, Field(ge=1, le=3)], Side, Side]
     class_counts: tuple[Count, ...] = ()
     background: Literal["black", "white"] = "black"
+    test_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
     @model_validator(mode="after")
     def agree(self) -> Self:

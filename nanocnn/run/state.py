@@ -43,3 +43,5 @@ def check_images(checkpoint: dict[str, Any], data: TrainingData) -> None:
         )
     if checkpoint["data_sha256"] != data.sha256:
         raise UserError("the images are not those that the run began with: their checksum differs")
+    if checkpoint["data"].get("test_sha256", "") != data.info.test_sha256:
+        raise UserError("the images that are held out for the test are not those of this run")

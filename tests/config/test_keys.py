@@ -9,7 +9,7 @@ import yaml
 from conftest import NETWORKS, load_config, train
 
 from nanocnn.config.load import CONFIGS, json_schema
-from nanocnn.config.schema import Section, Train, items_of
+from nanocnn.config.schema import Columns, Section, Train, items_of
 from nanocnn.config.strict_yaml import parse_yaml
 from nanocnn.system.errors import UserError
 
@@ -126,10 +126,12 @@ def unread_keys(config, folder):
     own_images_only = {
         ("Data", key)
         for key in (
-            *("channels", "resize", "background", "value_range"),
+            *("channels", "resize", "background", "value_range", "test", "group"),
+            *("list", "delimiter", "encoding", "extension", "columns"),
             *("memory_limit", "skip_unreadable", "root"),
         )
     }
+    own_images_only |= {("Columns", key) for key in Columns.model_fields}
     by_the_type_itself = {key for key in keys if key[1] == "name"}
     return keys - read - own_images_only - by_the_type_itself
 

@@ -430,35 +430,3 @@ def test_a_validation_that_could_only_take_the_last_of_a_class_is_refused(digit_
             path.unlink()
     with pytest.raises(UserError, match="takes the only image of a class"):
         load_splits(folder(root).model_copy(update={"validation": 1}), 0)
-
-
-@pytest.mark.parametrize(
-    "split, name",
-    [
-        ("val", "valid"),
-        ("val", "Validation"),
-        ("val", "dev"),
-        ("val", "evaluation"),
-        ("train", "Train"),
-        ("test", "TEST"),
-    ],
-)
-def test_a_split_of_another_name_is_not_passed_over(digit_pictures, script, split, name):
-    root = digit_pictures({"train": 30, "val": 10, "test": 10})
-    (root / split).rename(root / name)
-    options = ["data.dataset=folder", f"data.root={root}", "--run-dir", "run"]
-    if split == "test":  # which train.py never looks at
-        assert script("train.py", *options, "train.epochs=1").code == 0
-        done = script("test.py", "--ckpt", "run")
-    else:
-        done = script("train.py", *options)
-    assert done.code == 2 and f"mv {root / name} {root / split}" in done.error
-    (root / name).rename(root / split)
-    assert load_splits(folder(root), 0)["val"].labels.shape == (10,)
-
-
-def test_a_list_of_another_name_is_not_passed_over(tmp_path):
-    (tmp_path / "train.csv").write_text("path,label\na.png,a\n")
-    (tmp_path / "valid.csv").write_text("path,label\na.png,a\n")
-    with pytest.raises(UserError, match=r"valid\.csv: would not be read.*val\.csv"):
-        load_splits(Data(dataset="csv", root=str(tmp_path)), 0)

@@ -45,6 +45,16 @@ TABLE = {
     "data.value_range": None,  # digits have 8 bits; it acts before the pixels are uint8
     "data.limit": ["40"],
     "data.validation": ["12"],
+    "data.test": ["0.1", *OWN],
+    "data.list": None,  # with the keys of its table it says where pictures are
+    "data.delimiter": None,
+    "data.encoding": None,
+    "data.extension": None,
+    "data.columns.path": None,
+    "data.columns.label": None,
+    "data.columns.split": None,
+    "data.columns.group": None,
+    "data.group": ["'([0-9])[^/]*$'", *OWN],
     "data.sampling": ["balanced"],
     "data.memory_limit": ["1KB", *OWN],  # streamed
     "data.skip_unreadable": ["true", *OWN],
