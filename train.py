@@ -54,21 +54,24 @@ def train(
     from nanocnn.images.training_data import TrainingData
     from nanocnn.networks.build import build_network, catalogue
     from nanocnn.networks.layers import fit_whitening
+    from nanocnn.run.origin import first_weights
     from nanocnn.run.run import Run
     from nanocnn.training.device import pick_computing
     from nanocnn.training.learner import Learner
     from nanocnn.training.schedule import RateSchedule
 
     laps("import")
-    # what is read: the training images and, carved from them, the validation images
+    # what is read: weights to begin with, the training images and, carved from them, validation
     computing = pick_computing(config)
-    data = TrainingData(config, computing.device)
+    checkpoint = place.checkpoint if place else None
+    weights, prepared = first_weights(config, checkpoint)
+    data = TrainingData(config, computing.device, prepared)
     laps("data")
 
     # what is built: the network, what makes it learn, and the learning rate of each step
-    is_trained = place is not None and place.checkpoint is not None
     shape, classes = data.info.image_shape, len(data.info.classes)
-    model = build_network(config, catalogue(MODELS), shape, classes, is_trained)
+    is_trained = checkpoint is not None
+    model = build_network(config, catalogue(MODELS), shape, classes, is_trained, weights)
     if not is_trained:
         fit_whitening(model, data.train.sample)
     learner = Learner(model, config, data.info, computing)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from nanocnn.config.preprocessing import Interpolation, Preprocessing
 from nanocnn.config.strict_yaml import inline
 
 OWN_IMAGES = ("folder", "csv")  # the data sets that are files of the user
@@ -63,11 +64,11 @@ class Named(Section):
     name: str
 
     def arguments(self, trained: bool = False) -> dict[str, Any]:
-        """Every key but `name`; of a `trained` network those that give the first weights say
-        nothing.
+        """Every key but `name` and `weights`; of a `trained` network those that give the first
+        weights say nothing.
         """
         first = {"init": None, "pretrained": False} if trained else {}
-        arguments = self.model_dump(exclude={"name"})
+        arguments = self.model_dump(exclude={"name", "weights"})
         return arguments | {key: value for key, value in first.items() if key in arguments}
 
 
@@ -133,6 +134,12 @@ class Data(Section):
     resize: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description="your own images to a square of image_size"
     )
+    interpolation: Literal["auto", "bilinear", "bicubic"] = Field(
+        "auto", description="how pixels are resized; auto = as model.weights were trained"
+    )
+    crop_fraction: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        "auto", description="share of resize: crop's square; auto = as model.weights were trained"
+    )
     background: Literal["auto", "black", "white"] = Field(
         "auto",
         description="behind transparent pictures; auto = white if those of train are dark",
@@ -170,6 +177,24 @@ class Data(Section):
         return str(Path(self.root).absolute()) if self.dataset in OWN_IMAGES else None
 
     @property
+    def resampling(self) -> tuple[Interpolation, float]:
+        """Interpolation and crop_fraction, for images that no weights have expectations of."""
+        interpolation: Interpolation = "bicubic" if self.interpolation == "bicubic" else "bilinear"
+        fraction = 1.0 if self.crop_fraction == "auto" else self.crop_fraction
+        return interpolation, fraction
+
+    def prepared(self, preprocessing: Preprocessing | None) -> Self:
+        """These data, with what `auto` leaves to the weights."""
+        if preprocessing is None:
+            return self
+        expected = {
+            "interpolation": preprocessing.interpolation,
+            "crop_fraction": preprocessing.crop_fraction,
+        }
+        left = {key: value for key, value in expected.items() if getattr(self, key) == "auto"}
+        return self.model_copy(update=left)
+
+    @property
     def memory_bytes(self) -> int:
         limit = self.memory_limit
         return limit if isinstance(limit, int) else int(limit[:-2]) * UNITS[limit[-2:]]
@@ -185,6 +210,15 @@ class Data(Section):
                 )
         if self.resize != "stretch" and self.image_size is None:
             raise ValueError(f"resize = {self.resize}: cannot act without data.image_size")
+        if self.interpolation != "auto" and self.image_size is None:
+            raise ValueError(
+                f"interpolation = {self.interpolation}: cannot act without data.image_size"
+            )
+        if self.crop_fraction != "auto" and self.resize != "crop":
+            raise ValueError(
+                f"crop_fraction = {self.crop_fraction}: cannot act on images that are not cut out "
+                "(data.resize = crop)"
+            )
         if self.value_range and self.value_range[0] >= self.value_range[1]:
             raise ValueError(f"value_range = {self.value_range}: should be [low, high]")
         return self
@@ -449,6 +483,20 @@ class Network(Named):
     init: Annotated[Kaiming | Xavier | Normal, Field(discriminator="name")] | None = Field(
         None, description="{name: kaiming | xavier | normal, bias, std}; null = the network's own"
     )
+    weights: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="what it begins with: a file, a run folder, or the name of published ones"
+    )
+
+    @model_validator(mode="after")
+    def check_weights(self) -> Self:
+        pretrained = getattr(self, "pretrained", False)
+        given = {"init": self.init, "weights": self.weights, "pretrained": pretrained}
+        keys = [key for key, value in given.items() if value]
+        if len(keys) > 1:
+            raise ValueError(
+                f"{' and '.join(keys)}: each gives the first weights; one of them should go"
+            )
+        return self
 
 
 def is_named(field: FieldInfo) -> bool:

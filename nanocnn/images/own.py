@@ -153,7 +153,8 @@ def training_form(
 
 def form_of(data: Data, shape: tuple[int, int, int], background: Background) -> Form:
     low, high = data.value_range or ALL_16_BITS
-    return Form(shape, data.resize if data.image_size else None, background, (low, high))
+    resize = data.resize if data.image_size else None
+    return Form(shape, resize, background, (low, high), *data.resampling)
 
 
 def training_shape(

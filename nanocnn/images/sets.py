@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanocnn.config.preprocessing import Interpolation
 from nanocnn.images.published import read_cifar, read_emnist, read_mnist, read_svhn
 from nanocnn.images.randomness import stratified_split
 
@@ -105,6 +106,6 @@ DATASETS: dict[str, DataSet] = {
 }
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 images (N, C, H, W) stretched to (N, C, size, size), bilinear with antialiasing."""
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+def resize(images: Tensor, size: int, interpolation: Interpolation = "bilinear") -> Tensor:
+    """uint8 images (N, C, H, W) stretched to (N, C, size, size), with antialiasing."""
+    return F.interpolate(images, (size, size), mode=interpolation, antialias=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanocnn.config.preprocessing import Interpolation, Preprocessing
 from nanocnn.config.schema import OWN_IMAGES, Data
 from nanocnn.images.augment import check
 from nanocnn.images.content import hashes, mean_and_std
@@ -46,6 +47,9 @@ class DataInfo:
     image_shape: tuple[int, int, int]  # (C, H, W)
     class_counts: tuple[int, ...] = ()  # training images of each class, for the loss
     background: Background = "black"  # behind own pictures, which is never "auto"
+    interpolation: Interpolation = "bilinear"
+    crop_fraction: float = 1.0  # of "crop", see Form
+    weights: str = ""  # which it began with, and which mean and std are of; empty: of the images
 
 
 def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str, Split]:
@@ -100,6 +104,8 @@ def load_split(name: str, data: Data, seed: int, info: DataInfo) -> Split:
     Only for "test" is the test split read. Raises UserError where there is no such split, or where
     its images do not have the shape that the network was trained on.
     """
+    resampling = {"interpolation": info.interpolation, "crop_fraction": info.crop_fraction}
+    data = data.model_copy(update=resampling)
     splits = {"test": load_test(data, info)} if name == "test" else load_splits(data, seed, info)
     if name not in splits:
         raise UserError(
@@ -173,7 +179,7 @@ def read(data: Data, train: bool) -> Split:
                 f"{size:,} bytes, more "
                 f"than data.memory_limit = {data.memory_limit}"
             )
-        images = resize(images, data.image_size)
+        images = resize(images, data.image_size, data.resampling[0])
     return Split(images, labels)
 
 
@@ -206,8 +212,8 @@ def read_own_images(
     return {name: Split(*parts) for name, parts in found.items()}
 
 
-def data_info(data: Data, split: Split) -> DataInfo:
-    """What is known of `data`, given its training images."""
+def data_info(data: Data, split: Split, preprocessing: Preprocessing | None = None) -> DataInfo:
+    """What is known of `data`, given its training images, and prepared as `preprocessing` says."""
     _, channels, height, width = split.images.shape
     background: Background = "black"
     if split.files:
@@ -217,7 +223,21 @@ def data_info(data: Data, split: Split) -> DataInfo:
         _, classes, _, mean, std = DATASETS[data.dataset]
     counts = count_classes(split.labels, classes)
     shape = (channels, height, width)
-    return DataInfo(data.dataset, classes, mean, std, shape, counts, background)
+    weights = ""
+    if preprocessing:
+        weights = preprocessing.weights
+        mean = for_channels(preprocessing.mean, channels) or mean
+        std = for_channels(preprocessing.std, channels) or std
+    return DataInfo(
+        data.dataset, classes, mean, std, shape, counts, background, *data.resampling, weights
+    )
+
+
+def for_channels(values: list[float], channels: int) -> list[float]:
+    """A value for each of `channels`; where weights have other ones, the mean of theirs."""
+    if len(values) in (0, channels):
+        return values
+    return [sum(values) / len(values)] * channels
 
 
 def count_classes(labels: Tensor, classes: list[str]) -> tuple[int, ...]:

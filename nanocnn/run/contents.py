@@ -53,6 +53,9 @@ class Data(Contents):
     image_shape: tuple[Annotated[int, Field(ge=1, le=3)], Side, Side]
     class_counts: tuple[Count, ...] = ()
     background: Literal["black", "white"] = "black"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weights: str = ""
 
     @model_validator(mode="after")
     def agree(self) -> Self:

@@ -152,6 +152,8 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
         "optimizer": config.optimizer.name == "muon",
     }
     since_2 = {
+        # normalised, resized and cut out otherwise
+        "model.pretrained": bool(getattr(config.model, "pretrained", False)),
         "train.ema": config.train.ema is not None,
         "train.overfit_batches": config.train.overfit_batches is not None
         and getattr(config.loss, "class_weights", None) == "balanced",

@@ -41,6 +41,8 @@ TABLE = {
     "data.channels": ["3", *OWN],
     "data.image_size": ["12"],
     "data.resize": ["crop", *OWN],
+    "data.interpolation": ["bicubic", *OWN],
+    "data.crop_fraction": ["0.8", "data.resize=crop", *OWN],
     "data.background": ["white", *OWN],
     "data.value_range": None,  # digits have 8 bits; it acts before the pixels are uint8
     "data.limit": ["40"],
@@ -66,6 +68,7 @@ TABLE = {
     "model.init.name": [],
     "model.init.bias": ["0.1"],
     "model.init.std": ["0.1"],
+    "model.weights": None,  # which first weights these are, makes no difference to a step
     "model.channels": ["[[4], [8]]"],
     "model.kernel": ["5"],
     "model.stride": ["2"],
