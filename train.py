@@ -20,6 +20,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,6 @@ def train(
     """
     laps = laps or Laps()
     # here and not above, so that --help and a mistyped config answer at once
-    from itertools import islice
-
     from model import MODELS
     from nanocnn.images.training_data import TrainingData
     from nanocnn.networks.build import build_network, catalogue
@@ -70,27 +69,28 @@ def train(
 
     # what is built: the network, what makes it learn, and the learning rate of each step
     shape, classes = data.info.image_shape, len(data.info.classes)
-    is_trained = checkpoint is not None
-    model = build_network(config, catalogue(MODELS), shape, classes, is_trained, weights)
-    if not is_trained:
+    model = build_network(config, catalogue(MODELS), shape, classes, bool(checkpoint), weights)
+    if not checkpoint:
         fit_whitening(model, data.train.sample)
     learner = Learner(model, config, data.info, computing)
     schedule = RateSchedule.of(config, data.steps_per_epoch)
 
     # what is written: config.yaml, run.json, metrics.jsonl, TensorBoard's curves, last.pt, best.pt
     run = Run(config, data, learner, place, laps)
+    some = partial(run.until_stopped, most=most)
     with run.open():
         for epoch in run.epochs():
-            batches = islice(data.epoch(epoch, run.done_in_epoch), most)
-            for step, images, labels in run.until_stopped(batches):
+            fitted = None
+            if epoch == 0:
+                fitted = learner.fit_head(data.train, data.val, some)
+                laps("head")
+            for step, images, labels in some(data.epoch(epoch, run.done_in_epoch)):
                 lr = schedule.lr_at(step, run.val_losses)
                 result = learner.step(images, labels, lr)
                 run.after_step(step, lr, result)
 
-            validation = None
-            if data.val:
-                validation = learner.judge(run.until_stopped(islice(data.val, most)))
-            run.after_epoch(validation)
+            validation = learner.judge(some(data.val)) if data.val else None
+            run.after_epoch(validation, fitted)
     assert run.folder is not None
     return run.folder
 

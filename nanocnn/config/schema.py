@@ -291,6 +291,9 @@ class Optimizer(Section):
         True, description="false = no weight decay on biases and normalisation"
     )
     groups: list[Group] = Field([], description='{match: "features.*", lr_mult, decay_mult}, ...')
+    backbone_lr_mult: float = Field(
+        1.0, ge=0, description="times the learning rate, before the last layer; 0 = frozen"
+    )
 
     @model_validator(mode="after")
     def check_decay(self) -> "Optimizer":
@@ -424,7 +427,13 @@ class Plateau(Schedule):
 
 
 class Train(Section):
-    epochs: int = Field(10, ge=1, description="passes over the training images")
+    epochs: int = Field(10, ge=0, description="passes over the training images")
+    fit_head: bool = Field(
+        False, description="first fit the last layer alone, to the network as its weights made it"
+    )
+    freeze_statistics: bool = Field(
+        False, description="batch normalisation keeps the mean and variance that it begins with"
+    )
     batch_size: int = Field(128, ge=1, description="images in a step")
     checkpoint_every: (
         Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SECONDS)] | None
@@ -447,6 +456,12 @@ class Train(Section):
         "auto", description="lay images out as (N, H, W, C) in memory; auto = where that is faster"
     )
     compile: bool = Field(False, description="torch.compile, which takes a minute at the start")
+
+    @model_validator(mode="after")
+    def check_epochs(self) -> "Train":
+        if self.epochs == 0 and not self.fit_head:
+            raise ValueError("epochs = 0: trains nothing; allowed with train.fit_head = true")
+        return self
 
     @model_validator(mode="after")
     def check_patience(self) -> "Train":
@@ -562,7 +577,7 @@ class Config(Section):
                     f"schedule.min_lr = {schedule.min_lr}: should be less than "
                     f"optimizer.lr = {self.optimizer.lr}"
                 )
-        if acts_after >= self.train.epochs:
+        if acts_after and acts_after >= self.train.epochs > 0:
             raise ValueError(
                 f"schedule.{key}: acts after {acts_after} epochs at the earliest, "
                 f"but train.epochs = {self.train.epochs}"

@@ -36,6 +36,8 @@ def range_test(
     model = build_network(config, networks, shape, classes, weights=weights)
     fit_whitening(model, data.train.sample)
     learner = Learner(model, config, data.info, computing)
+    if config.train.fit_head:
+        learner.fit_head(data.train, data.val)
     lrs: list[float] = []
     losses: list[float] = []
     mean = 0.0

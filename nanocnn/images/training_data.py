@@ -68,7 +68,10 @@ class TrainingData:
         """The images of epoch `number` (from 1) as (step, images, labels): see Batches.shuffled.
 
         Steps are counted from 0 over the whole run; the first `start` of the epoch are left out.
+        Epoch 0, in which a head is fitted, has none.
         """
+        if number == 0:
+            return iter(())
         return self.train.shuffled(self._seed, number - 1, self._augment, start, self._sampling)
 
 

@@ -25,6 +25,13 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training s
 EFFICIENTNET_STRIDE = 32  # images of a multiple of it are padded alike by both
 
 
+class Published(nn.Module):
+    """A network of a library, with the names that it has there."""
+
+    network: nn.Module
+    heads: list[str]  # its layers that tell the classes apart
+
+
 class Weights(NamedTuple):
     """Tensors by name, and what they were trained to expect."""
 
@@ -105,12 +112,9 @@ def begin_with(model: nn.Module, weights: Weights, image_shape: ImageShape) -> l
     none of them. Raises UserError where a file does not fit in everything else, or nothing of a
     run does.
     """
-    heads = getattr(model, "heads", None) or [last_layer(model, image_shape)]
-    target = model.network if isinstance(getattr(model, "network", None), nn.Module) else model
-    if weights.of_run:
-        target = model
-        heads = [f"network.{name}" if hasattr(model, "heads") else name for name in heads]
-    assert isinstance(target, nn.Module)
+    target, heads = model, output_layers(model, image_shape)
+    if isinstance(model, Published) and not weights.of_run:  # files have the library's names
+        target, heads = model.network, model.heads
     own = target.state_dict()
     tensors = in_timms_names(weights, own, image_shape)
     stem = next((n for n, layer in target.named_modules() if isinstance(layer, nn.Conv2d)), None)
@@ -161,6 +165,15 @@ def refuse_misfits(
 
 def layers_of(names: Iterable[str]) -> list[str]:
     return [name.rpartition(".")[0] for name in names]
+
+
+def output_layers(model: nn.Module, image_shape: ImageShape) -> list[str]:
+    """The names of the layers that tell the classes apart; of auxiliary heads only a published
+    network's are known.
+    """
+    if isinstance(model, Published):
+        return [f"network.{name}" for name in model.heads]
+    return [last_layer(model, image_shape)]
 
 
 def last_layer(model: nn.Module, image_shape: ImageShape) -> str:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanocnn.config.preprocessing import Interpolation, Preprocessing
-from nanocnn.networks.pretrained import PHOTOS, Weights, begin_with
+from nanocnn.networks.pretrained import PHOTOS, Published, Weights, begin_with
 from nanocnn.networks.sizes import ImageShape
 from nanocnn.networks.torchvision import fit_stem
 from nanocnn.system.errors import UserError, did_you_mean
@@ -20,7 +20,7 @@ def import_timm() -> Any:
     return timm
 
 
-class Timm(nn.Module):
+class Timm(Published):
     """Any classifier of timm, its first convolution and its last layer fitted to the data.
 
     `pretrained` takes the weights that timm has under this name.
@@ -34,11 +34,12 @@ class Timm(nn.Module):
         sizes: dict[str, Any] = {}
         if timm.get_pretrained_cfg(architecture).fixed_input_size:
             sizes["img_size"] = image_shape[1:]
-        self.network = timm.create_model(architecture, **sizes)
-        fit_stem(self.network, image_shape[0])
-        self.network.reset_classifier(num_classes)
-        head = self.network.get_classifier()
-        self.heads = [name for name, layer in self.network.named_modules() if layer is head]
+        network = timm.create_model(architecture, **sizes)
+        fit_stem(network, image_shape[0])
+        network.reset_classifier(num_classes)
+        head = network.get_classifier()
+        self.heads = [name for name, layer in network.named_modules() if layer is head]
+        self.network = network
         if pretrained:
             begin_with(self, published(architecture), image_shape)
 

@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from nanocnn.config.preprocessing import Preprocessing
-from nanocnn.networks.pretrained import Weights, begin_with
+from nanocnn.networks.pretrained import Published, Weights, begin_with
 from nanocnn.networks.sizes import ImageShape
 from nanocnn.system.errors import UserError, did_you_mean
 
 
-class Torchvision(nn.Module):
+class Torchvision(Published):
     """Any classifier of torchvision, its first convolution and its last layers fitted to the data.
 
     `pretrained` takes torchvision's weights for ImageNet; what has to be fitted starts anew, but

