@@ -23,4 +23,4 @@ class Preprocessing:
         if not data.get("weights"):
             return None
         keys = ("weights", "mean", "std", "interpolation", "crop_fraction")
-        return cls(**{key: data[key] for key in keys})
+        return cls(**{key: data[key] for key in keys if key in data})

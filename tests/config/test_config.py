@@ -25,7 +25,7 @@ def test_shipped_configs_load_by_their_bare_names_and_open_with_their_command(pa
     command = (
         "# python train.py" if path.stem == "digits" else f"# python train.py --config {path.name}"
     )
-    if path.stem == "folder":
+    if path.stem in ("folder", "photos"):
         command += " data.root=FOLDER"
     assert path.read_text().splitlines()[0] == command
 

@@ -117,15 +117,20 @@ def test_a_file_of_the_same_network_fits(name, wrap, tmp_path):
 def test_inceptions_own_change_of_colours_is_in_its_mean():
     theirs = torchvision.models.googlenet(
         weights=None, aux_logits=False, init_weights=False, transform_input=True
-    ).eval()
-    model = build_model("torchvision.googlenet", (3, 64, 64), 1000).eval()
-    model.network.load_state_dict(theirs.state_dict(), strict=False)
-    images = torch.rand(2, 3, 64, 64)
+    )
+    assert not build_model("torchvision.googlenet", (3, 64, 64), 10).network.transform_input
+    images = torch.rand(2, 3, 8, 8)
+
+    def normalised(mean, std):
+        return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
     imagenet = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (imagenet.mean, imagenet.std))
-    expected = preprocessing("googlenet", "")
-    ours = (images - torch.tensor(expected.mean).view(3, 1, 1)) / torch.tensor(expected.std)[0]
-    torch.testing.assert_close(model(ours), theirs((images - mean) / std))
+    for name in ("googlenet", "inception_v3"):
+        expected = preprocessing(name, "")
+        torch.testing.assert_close(
+            normalised(expected.mean, expected.std),
+            theirs._transform_input(normalised(imagenet.mean, imagenet.std)),
+        )
 
 
 def test_a_files_checksum_tells_which_of_torchvisions_weights_it_is():

@@ -205,3 +205,19 @@ def test_a_dry_run_and_the_range_test_fit_a_head_too(script):
     assert script("train.py", *HEAD, "--dry-run").code == 0
     done = script("nanocnn", "find-lr", "train.fit_head=true", "data.limit=200", "--steps", "20")
     assert "head: classifier.5" in done.out  # from which it may well be that nothing gets better
+
+
+def test_photos_is_a_run_with_pip_alone(script, digit_pictures, lite0):
+    root = digit_pictures({"train": 60, "test": 30})
+    model = f"model={{name: timm.tf_efficientnet_lite0, weights: {lite0}}}"
+    typed = ["--config", "photos.yaml", f"data.root={root}", model, "data.image_size=32"]
+    assert script("train.py", *typed, "--run-dir", "run").code == 0
+    lite0.unlink()
+    assert script("test.py", "--ckpt", "run").code == 0
+    before = load_checkpoint(Path("run/last.pt"))["model"]
+    done = script("train.py", "--resume", "run", "train.epochs=1")
+    assert done.code == 0, done.error
+    now = load_checkpoint(Path("run/last.pt"))["model"]
+    assert not torch.equal(before["network.conv_stem.weight"], now["network.conv_stem.weight"])
+    means = [name for name in before if name.endswith("running_mean")]
+    assert means and all(torch.equal(before[name], now[name]) for name in means)
