@@ -20,6 +20,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,46 +49,48 @@ def train(
     """
     laps = laps or Laps()
     # here and not above, so that --help and a mistyped config answer at once
-    from itertools import islice
-
     from model import MODELS
     from nanocnn.images.training_data import TrainingData
     from nanocnn.networks.build import build_network, catalogue
     from nanocnn.networks.layers import fit_whitening
+    from nanocnn.run.origin import first_weights
     from nanocnn.run.run import Run
     from nanocnn.training.device import pick_computing
     from nanocnn.training.learner import Learner
     from nanocnn.training.schedule import RateSchedule
 
     laps("import")
-    # what is read: the training images and, carved from them, the validation images
+    # what is read: weights to begin with, the training images and, carved from them, validation
     computing = pick_computing(config)
-    data = TrainingData(config, computing.device)
+    checkpoint = place.checkpoint if place else None
+    weights, prepared = first_weights(config, checkpoint)
+    data = TrainingData(config, computing.device, prepared)
     laps("data")
 
     # what is built: the network, what makes it learn, and the learning rate of each step
-    is_trained = place is not None and place.checkpoint is not None
     shape, classes = data.info.image_shape, len(data.info.classes)
-    model = build_network(config, catalogue(MODELS), shape, classes, is_trained)
-    if not is_trained:
+    model = build_network(config, catalogue(MODELS), shape, classes, bool(checkpoint), weights)
+    if not checkpoint:
         fit_whitening(model, data.train.sample)
     learner = Learner(model, config, data.info, computing)
     schedule = RateSchedule.of(config, data.steps_per_epoch)
 
     # what is written: config.yaml, run.json, metrics.jsonl, TensorBoard's curves, last.pt, best.pt
     run = Run(config, data, learner, place, laps)
+    some = partial(run.until_stopped, most=most)
     with run.open():
         for epoch in run.epochs():
-            batches = islice(data.epoch(epoch, run.done_in_epoch), most)
-            for step, images, labels in run.until_stopped(batches):
+            fitted = None
+            if epoch == 0:
+                fitted = learner.fit_head(data.train, data.val, some)
+                laps("head")
+            for step, images, labels in some(data.epoch(epoch, run.done_in_epoch)):
                 lr = schedule.lr_at(step, run.val_losses)
                 result = learner.step(images, labels, lr)
                 run.after_step(step, lr, result)
 
-            validation = None
-            if data.val:
-                validation = learner.judge(run.until_stopped(islice(data.val, most)))
-            run.after_epoch(validation)
+            validation = learner.judge(some(data.val)) if data.val else None
+            run.after_epoch(validation, fitted)
     assert run.folder is not None
     return run.folder
 

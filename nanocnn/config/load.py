@@ -97,7 +97,7 @@ def config_from_dict(
         return schema.model_validate(values)
     except ValidationError as error:
         raise UserError(describe(error, schema, values, place)) from None
-    except UserError as error:  # of a network that torchvision has not
+    except UserError as error:  # of a network that torchvision or timm has not
         raise UserError(f"{place(('model', 'name'))}: {error}") from None
 
 
@@ -105,9 +105,11 @@ def config_from_dict(
 def full_schema(networks: KnownNetworks, network: str = "") -> type[Config]:
     """`Config` with all `networks`: a network's keys are the arguments of its constructor.
 
-    `network` is the one that the config asks for, since torchvision's are known by asking for them.
+    `network` is the one that the config asks for, since torchvision's and timm's are known by
+    asking for them.
     """
-    names = [*networks.names, network] if network.startswith("torchvision.") else networks.names
+    is_published = network.startswith(("torchvision.", "timm."))
+    names = [*networks.names, network] if is_published else networks.names
     sections = {name: network_section(name, networks.keys(name)) for name in names}
     model: Any = Annotated[Union[tuple(sections.values())], Field(discriminator="name")]  # noqa: UP007
     usual = sections.get(Config().model.name)  # a model.py of one's own may have no LeNet
@@ -119,6 +121,11 @@ def network_section(name: str, keys: Sequence[inspect.Parameter]) -> type[Networ
     """The section `model: {name: ...}` of a network with these keys."""
     fields: dict[str, Any] = {"name": (Literal[name], name)}
     for key in keys:
+        if key.name in Network.model_fields:
+            raise UserError(
+                f"model {name}: its constructor's argument {key.name!r} is a key of every network; "
+                "call it otherwise"
+            )
         required = key.default is key.empty
         annotation = key.annotation
         if annotation is key.empty:
@@ -144,9 +151,9 @@ def json_schema(networks: KnownNetworks) -> dict[str, Any]:
             stack += node.values()
         elif isinstance(node, list):
             stack += node
-    torchvision = {"type": "string", "pattern": r"^torchvision\."}
+    published = {"type": "string", "pattern": r"^(torchvision|timm)\."}
     schema["properties"]["model"]["anyOf"].append(
-        {"type": "object", "properties": {"name": torchvision}, "required": ["name"]}
+        {"type": "object", "properties": {"name": published}, "required": ["name"]}
     )
     return schema
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from nanocnn.config.preprocessing import Interpolation, Preprocessing
 from nanocnn.config.strict_yaml import inline
 
 OWN_IMAGES = ("folder", "csv")  # the data sets that are files of the user
@@ -87,11 +88,11 @@ class Named(Section):
     name: str
 
     def arguments(self, trained: bool = False) -> dict[str, Any]:
-        """Every key but `name`; of a `trained` network those that give the first weights say
-        nothing.
+        """Every key but `name` and `weights`; of a `trained` network those that give the first
+        weights say nothing.
         """
         first = {"init": None, "pretrained": False} if trained else {}
-        arguments = self.model_dump(exclude={"name"})
+        arguments = self.model_dump(exclude={"name", "weights"})
         return arguments | {key: value for key, value in first.items() if key in arguments}
 
 
@@ -171,6 +172,12 @@ class Data(Section):
     resize: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description="your own images to image_size"
     )
+    interpolation: Literal["auto", "bilinear", "bicubic"] = Field(
+        "auto", description="how pixels are resized; auto = as model.weights were trained"
+    )
+    crop_fraction: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        "auto", description="share of resize: crop's square; auto = as model.weights were trained"
+    )
     background: Literal["auto", "black", "white"] = Field(
         "auto",
         description="behind transparent pictures; auto = white if those of train are dark",
@@ -245,6 +252,24 @@ class Data(Section):
         return height, width
 
     @property
+    def resampling(self) -> tuple[Interpolation, float]:
+        """Interpolation and crop_fraction, for images that no weights have expectations of."""
+        interpolation: Interpolation = "bicubic" if self.interpolation == "bicubic" else "bilinear"
+        fraction = 1.0 if self.crop_fraction == "auto" else self.crop_fraction
+        return interpolation, fraction
+
+    def prepared(self, preprocessing: Preprocessing | None) -> Self:
+        """These data, with what `auto` leaves to the weights."""
+        if preprocessing is None:
+            return self
+        expected = {
+            "interpolation": preprocessing.interpolation,
+            "crop_fraction": preprocessing.crop_fraction,
+        }
+        left = {key: value for key, value in expected.items() if getattr(self, key) == "auto"}
+        return self.model_copy(update=left)
+
+    @property
     def memory_bytes(self) -> int:
         limit = self.memory_limit
         return limit if isinstance(limit, int) else int(limit[:-2]) * UNITS[limit[-2:]]
@@ -280,6 +305,15 @@ class Data(Section):
                 )
         if self.resize != "stretch" and self.image_size is None:
             raise ValueError(f"resize = {self.resize}: cannot act without data.image_size")
+        if self.interpolation != "auto" and self.image_size is None:
+            raise ValueError(
+                f"interpolation = {self.interpolation}: cannot act without data.image_size"
+            )
+        if self.crop_fraction != "auto" and self.resize != "crop":
+            raise ValueError(
+                f"crop_fraction = {self.crop_fraction}: cannot act on images that are not cut out "
+                "(data.resize = crop)"
+            )
         if self.value_range and self.value_range[0] >= self.value_range[1]:
             raise ValueError(f"value_range = {self.value_range}: should be [low, high]")
         return self
@@ -380,6 +414,9 @@ class Optimizer(Section):
         True, description="false = no weight decay on biases and normalisation"
     )
     groups: list[Group] = Field([], description='{match: "features.*", lr_mult, decay_mult}, ...')
+    backbone_lr_mult: float = Field(
+        1.0, ge=0, description="times the learning rate, before the last layer; 0 = frozen"
+    )
 
     @model_validator(mode="after")
     def check_decay(self) -> "Optimizer":
@@ -513,7 +550,13 @@ class Plateau(Schedule):
 
 
 class Train(Section):
-    epochs: int = Field(10, ge=1, description="passes over the training images")
+    epochs: int = Field(10, ge=0, description="passes over the training images")
+    fit_head: bool = Field(
+        False, description="first fit the last layer alone, to the network as its weights made it"
+    )
+    freeze_statistics: bool = Field(
+        False, description="batch normalisation keeps the mean and variance that it begins with"
+    )
     batch_size: int = Field(128, ge=1, description="images in a step")
     checkpoint_every: (
         Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SECONDS)] | None
@@ -536,6 +579,12 @@ class Train(Section):
         "auto", description="lay images out as (N, H, W, C) in memory; auto = where that is faster"
     )
     compile: bool = Field(False, description="torch.compile, which takes a minute at the start")
+
+    @model_validator(mode="after")
+    def check_epochs(self) -> "Train":
+        if self.epochs == 0 and not self.fit_head:
+            raise ValueError("epochs = 0: trains nothing; allowed with train.fit_head = true")
+        return self
 
     @model_validator(mode="after")
     def check_patience(self) -> "Train":
@@ -572,6 +621,20 @@ class Network(Named):
     init: Annotated[Kaiming | Xavier | Normal, Field(discriminator="name")] | None = Field(
         None, description="{name: kaiming | xavier | normal, bias, std}; null = the network's own"
     )
+    weights: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="what it begins with: a file, a run folder, or the name of published ones"
+    )
+
+    @model_validator(mode="after")
+    def check_weights(self) -> Self:
+        pretrained = getattr(self, "pretrained", False)
+        given = {"init": self.init, "weights": self.weights, "pretrained": pretrained}
+        keys = [key for key, value in given.items() if value]
+        if len(keys) > 1:
+            raise ValueError(
+                f"{' and '.join(keys)}: each gives the first weights; one of them should go"
+            )
+        return self
 
 
 def is_named(field: FieldInfo) -> bool:
@@ -637,7 +700,7 @@ class Config(Section):
                     f"schedule.min_lr = {schedule.min_lr}: should be less than "
                     f"optimizer.lr = {self.optimizer.lr}"
                 )
-        if acts_after >= self.train.epochs:
+        if acts_after and acts_after >= self.train.epochs > 0:
             raise ValueError(
                 f"schedule.{key}: acts after {acts_after} epochs at the earliest, "
                 f"but train.epochs = {self.train.epochs}"

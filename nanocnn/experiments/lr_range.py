@@ -13,6 +13,7 @@ from nanocnn.config.schema import Config
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.build import Networks, build_network
 from nanocnn.networks.layers import fit_whitening
+from nanocnn.run.origin import first_weights
 from nanocnn.system.errors import UserError
 from nanocnn.training.device import pick_computing
 from nanocnn.training.learner import Learner
@@ -29,11 +30,14 @@ def range_test(
     It takes training images alone, epoch after epoch, and ends where the loss explodes.
     """
     computing = pick_computing(config)
-    data = TrainingData(config, computing.device)
+    weights, prepared = first_weights(config, None)
+    data = TrainingData(config, computing.device, prepared)
     shape, classes = data.info.image_shape, len(data.info.classes)
-    model = build_network(config, networks, shape, classes)
+    model = build_network(config, networks, shape, classes, weights=weights)
     fit_whitening(model, data.train.sample)
     learner = Learner(model, config, data.info, computing)
+    if config.train.fit_head:
+        learner.fit_head(data.train, data.val)
     lrs: list[float] = []
     losses: list[float] = []
     mean = 0.0

@@ -14,6 +14,8 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 from PIL.Image import Resampling
 from PIL.ImageOps import exif_transpose, fit
 
+from nanocnn.config.preprocessing import Interpolation
+
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 64_000_000
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
@@ -24,7 +26,7 @@ LEVELS = {"L;2": 85, "L;4": 17}  # by how much Pillow spreads the few of a PNG
 OPACITY = (1, 2, 999)  # extra bands that are, the last by Corel Draw
 UNSIGNED, SIGNED, FLOATING = 1, 2, 3
 
-
+METHODS = {"bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC}
 Background = Literal["black", "white"]
 
 
@@ -47,6 +49,8 @@ class Form(NamedTuple):
     resize: str | None = None  # how it comes to H x W (see config.py); None: it has to be so itself
     background: Background = "black"  # where it is transparent
     value_range: tuple[int, int] = ALL_16_BITS  # of 16 bits: what becomes 0 and 255
+    interpolation: Interpolation = "bilinear"
+    crop_fraction: float = 1.0  # of the sides of the largest square, or H x W, that "crop" cuts out
 
 
 def header_or_reason(path: Path) -> Header | str:
@@ -178,19 +182,19 @@ def decode(path: Path, form: Form) -> np.ndarray:
         picture = Image.alpha_composite(below, picture).convert("RGB")
     picture = picture.convert("L" if channels == 1 else "RGB")
 
-    size = (width, height)
+    size, method = (width, height), METHODS[form.interpolation]
     if form.resize is None and picture.size != size:
         raise ValueError(f"{picture.height}x{picture.width} pixels instead of {height}x{width}")
     if form.resize == "stretch":
-        picture = picture.resize(size, Resampling.BILINEAR)
+        picture = picture.resize(size, method)
     elif form.resize == "crop":
-        picture = fit(picture, size, Resampling.BILINEAR)
+        picture = fit(picture, size, method, bleed=(1 - form.crop_fraction) / 2)
     elif form.resize == "pad":
         scale = min(width / picture.width, height / picture.height)
         inner = [max(1, round(side * scale)) for side in picture.size]
         whole = Image.new(picture.mode, size, form.background)
         place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
-        whole.paste(picture.resize((inner[0], inner[1]), Resampling.BILINEAR), place)
+        whole.paste(picture.resize((inner[0], inner[1]), method), place)
         picture = whole
     return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
 

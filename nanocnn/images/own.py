@@ -159,7 +159,8 @@ def training_form(
 
 def form_of(data: Data, shape: tuple[int, int, int], background: Background) -> Form:
     low, high = data.value_range or ALL_16_BITS
-    return Form(shape, data.resize if data.sides else None, background, (low, high))
+    resize = data.resize if data.sides else None
+    return Form(shape, resize, background, (low, high), *data.resampling)
 
 
 def training_shape(

@@ -38,7 +38,7 @@ def print_data_report(
     if isinstance(splits["train"].images, Stream):
         print("  too large for data.memory_limit: read batch by batch")
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (info.mean, info.std))
-    print(f"  mean {mean}, standard deviation {std}")
+    print(f"  mean {mean}, standard deviation {std}{' of the weights' if info.weights else ''}")
 
     if files:
         warn_of_look_alikes(info.classes)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanocnn.config.preprocessing import Interpolation
 from nanocnn.images.published import read_cifar, read_emnist, read_mnist, read_svhn
 from nanocnn.images.randomness import stratified_split
 
@@ -105,6 +106,8 @@ DATASETS: dict[str, DataSet] = {
 }
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 images (N, C, H, W) stretched to `size` (H, W), bilinear with antialiasing."""
-    return F.interpolate(images, size, mode="bilinear", antialias=True)
+def resize(
+    images: Tensor, size: tuple[int, int], interpolation: Interpolation = "bilinear"
+) -> Tensor:
+    """uint8 images (N, C, H, W) stretched to `size` (H, W), with antialiasing."""
+    return F.interpolate(images, size, mode=interpolation, antialias=True)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanocnn.config.preprocessing import Interpolation, Preprocessing
 from nanocnn.config.schema import OWN_IMAGES, Data
 from nanocnn.images.augment import check
 from nanocnn.images.carving import (
@@ -55,6 +56,9 @@ class DataInfo:
     image_shape: tuple[int, int, int]  # (C, H, W)
     class_counts: tuple[int, ...] = ()  # training images of each class, for the loss
     background: Background = "black"  # behind own pictures, which is never "auto"
+    interpolation: Interpolation = "bilinear"
+    crop_fraction: float = 1.0  # of "crop", see Form
+    weights: str = ""  # which it began with, and which mean and std are of; empty: of the images
     test_sha256: str = ""  # of the list of own pictures that were held out for test.py
 
 
@@ -143,6 +147,8 @@ def load_split(
     Only for "test" is the test split read, for which see load_test. Raises UserError where there is
     no such split, or where its images do not have the shape that the network was trained on.
     """
+    resampling = {"interpolation": info.interpolation, "crop_fraction": info.crop_fraction}
+    data = data.model_copy(update=resampling)
     is_test = name == "test"
     splits = {name: load_test(data, info, run_dir)} if is_test else load_splits(data, seed, info)
     if name not in splits:
@@ -177,7 +183,7 @@ def read(data: Data, train: bool) -> Split:
                 f"{size:,} bytes, more "
                 f"than data.memory_limit = {data.memory_limit}"
             )
-        images = resize(images, data.sides)
+        images = resize(images, data.sides, data.resampling[0])
     return Split(images, labels)
 
 
@@ -189,8 +195,8 @@ def read_own_images(
     return {name: Split(*parts) for name, parts in found.items()}
 
 
-def data_info(data: Data, split: Split) -> DataInfo:
-    """What is known of `data`, given its training images."""
+def data_info(data: Data, split: Split, preprocessing: Preprocessing | None = None) -> DataInfo:
+    """What is known of `data`, given its training images, and prepared as `preprocessing` says."""
     _, channels, height, width = split.images.shape
     background: Background = "black"
     test_sha256 = ""
@@ -202,7 +208,30 @@ def data_info(data: Data, split: Split) -> DataInfo:
         _, classes, _, mean, std = DATASETS[data.dataset]
     counts = count_classes(split.labels, classes)
     shape = (channels, height, width)
-    return DataInfo(data.dataset, classes, mean, std, shape, counts, background, test_sha256)
+    weights = ""
+    if preprocessing:
+        weights = preprocessing.weights
+        mean = for_channels(preprocessing.mean, channels) or mean
+        std = for_channels(preprocessing.std, channels) or std
+    return DataInfo(
+        data.dataset,
+        classes,
+        mean,
+        std,
+        shape,
+        counts,
+        background,
+        *data.resampling,
+        weights,
+        test_sha256,
+    )
+
+
+def for_channels(values: list[float], channels: int) -> list[float]:
+    """A value for each of `channels`; where weights have other ones, the mean of theirs."""
+    if len(values) in (0, channels):
+        return values
+    return [sum(values) / len(values)] * channels
 
 
 def count_classes(labels: Tensor, classes: list[str]) -> tuple[int, ...]:

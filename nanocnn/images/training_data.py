@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nanocnn.config.preprocessing import Preprocessing
 from nanocnn.config.schema import Config, Train
 from nanocnn.images.batches import Batches
 from nanocnn.images.splits import (
@@ -25,13 +26,20 @@ class TrainingData:
     `train` and `val` (None without validation images) are `Batches`; iterating over one gives each
     image once, as it is. `epoch` gives the training images in a random order and augmented. `info`
     is what a network must know of the data, `splits` the images themselves, `hashes` a hash of
-    each, and `sha256` the checksum of all of them. Raises UserError where images are missing,
+    each, and `sha256` the checksum of all of them. `preprocessing` is what the network's weights
+    expect, where it begins with some. Raises UserError where images are missing,
     cannot be read or are too few for what `config` asks.
     """
 
-    def __init__(self, config: Config, device: torch.device | str = "cpu"):
-        splits = load_splits(config.data, config.seed)
-        self.info = data_info(config.data, splits["train"])
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device | str = "cpu",
+        preprocessing: Preprocessing | None = None,
+    ):
+        data = config.data.prepared(preprocessing)
+        splits = load_splits(data, config.seed)
+        self.info = data_info(data, splits["train"], preprocessing)
         refuse_idle(config.train, len(splits["train"].labels))
         batch_size = config.train.batch_size
         if config.train.overfit_batches:
@@ -60,7 +68,10 @@ class TrainingData:
         """The images of epoch `number` (from 1) as (step, images, labels): see Batches.shuffled.
 
         Steps are counted from 0 over the whole run; the first `start` of the epoch are left out.
+        Epoch 0, in which a head is fitted, has none.
         """
+        if number == 0:
+            return iter(())
         return self.train.shuffled(self._seed, number - 1, self._augment, start, self._sampling)
 
 

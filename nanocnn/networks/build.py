@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nanocnn.config.schema import Config
 from nanocnn.networks.initialisation import initialise
+from nanocnn.networks.pretrained import Weights, begin_with, say_anew
 from nanocnn.networks.sizes import ImageShape
 from nanocnn.networks.table import LayerError, size_text, trace
 from nanocnn.system.errors import UserError, did_you_mean, place_in_model_file
@@ -19,7 +20,7 @@ BUILD_ERRORS = (ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisi
 
 
 class Networks:
-    """The networks that a config can name: those of a MODELS, and torchvision.NAME."""
+    """The networks that a config can name: those of a MODELS, torchvision.NAME and timm.NAME."""
 
     def __init__(self, models: Mapping[str, Callable[..., nn.Module]]):
         self.models = models
@@ -40,6 +41,11 @@ class Networks:
         if name in self.models:
             return self.models[name]
         family, _, architecture = name.partition(".")
+        if family == "timm":
+            from nanocnn.networks.timm import Timm, check_name
+
+            check_name(architecture)
+            return partial(Timm, architecture=architecture)
         if family != "torchvision":
             raise UserError(f"model.name = {name} is unknown{did_you_mean(name, self.models)}")
         import torchvision
@@ -71,16 +77,21 @@ def build_network(
     image_shape: ImageShape,
     num_classes: int,
     trained: bool = False,
+    weights: Weights | None = None,
 ) -> nn.Module:
     """The network of `config` on the CPU, in its first weights, or `trained`: in any.
 
-    The weights are drawn from config.seed; torch's own generator stays as it was. Raises UserError
-    where the config describes no network for images (C, H, W) of so many classes.
+    The weights are drawn from config.seed; torch's own generator stays as it was. Of `weights`,
+    those that the config asks for, it then has all that fit. Raises UserError where the config
+    describes no network for images (C, H, W) of so many classes, or they are of another one.
     """
-    arguments = {"logistic": config.loss.logistic} | config.model.arguments(trained)
+    drawn = trained or weights is not None
+    arguments = {"logistic": config.loss.logistic} | config.model.arguments(drawn)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         model = build_model(networks, config.model.name, image_shape, num_classes, **arguments)
+    if weights:
+        say_anew(weights, begin_with(model, weights, image_shape))
     if config.train.channels_last is True and all(w.ndim != 4 for w in model.parameters()):
         raise UserError(
             f"train.channels_last: cannot act on {config.model.name}, which has no convolution"

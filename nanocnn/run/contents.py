@@ -55,6 +55,9 @@ class Data(Contents):
     class_counts: tuple[Count, ...] = ()
     background: Literal["black", "white"] = "black"
     test_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weights: str = ""
 
     @model_validator(mode="after")
     def agree(self) -> Self:
@@ -85,6 +88,7 @@ class Checkpoint(Contents):
     partial: Partial | None
     validation: Validation | None
     val_losses: list[float]
+    head: Validation | None = None
     best_epoch: Count
     best_score: tuple[float, float]
 
@@ -98,9 +102,10 @@ class Checkpoint(Contents):
             raise ValueError(f"should have none or {self.epoch} val_losses, one for each epoch")
         if losses and (self.validation is None or self.validation.loss != losses[-1]):
             raise ValueError("should have as validation.loss the last of val_losses")
-        of_best = -losses[best - 1] if losses and best else 0.0
+        of_head = self.head.loss if self.head else None
+        of_best = -losses[best - 1] if losses and best else -(of_head or 0.0)
         accuracy = self.best_score[0]
-        is_right = 0 <= accuracy <= 1 if losses else accuracy == best
+        is_right = 0 <= accuracy <= 1 if losses or of_head is not None else accuracy == best
         if self.best_score != (-1.0, 0.0) and not (is_right and self.best_score[1] == of_best):
             raise ValueError("should have as best_score what was said of best_epoch")
         return self
@@ -127,7 +132,7 @@ class Facts(Contents):
 class Row(Contents):
     """A line of metrics.jsonl."""
 
-    epoch: Annotated[int, Field(ge=1)]
+    epoch: Count
     step: Count
     lr: float | None
     train_loss: float

@@ -17,9 +17,15 @@ class Progress:
     partial: dict[str, Any] | None = None  # sums of an epoch begun (see Record), None between two
     validation: dict[str, float | None] | None = None  # loss and accuracy of the last epoch
     val_losses: list[float] = field(default_factory=list)  # of all epochs done
+    head: dict[str, float | None] | None = None  # validation of epoch 0, the head that was fitted
     best_epoch: int = 0
     # accuracy and, where that is a tie, minus the loss
     best_score: tuple[float, float] = (-1.0, 0.0)
+
+    @property
+    def place(self) -> tuple[int, int, bool]:
+        """What tells two places of a run apart."""
+        return self.epoch, self.step, self.head is not None
 
     def is_out_of(self, patience: int | None) -> bool:
         """Whether so many epochs in a row had no better validation than the best."""
@@ -28,10 +34,20 @@ class Progress:
     def end_epoch(self, validation: Evaluation | None) -> bool:
         """Count an epoch, and say whether it is the best; without validation the last one is."""
         self.epoch += 1
+        if validation:
+            self.val_losses.append(validation.loss)
+        return self._judge(validation)
+
+    def end_head(self, validation: Evaluation | None) -> bool:
+        """Note that the head is fitted, which is epoch 0 and as yet the best."""
+        is_best = self._judge(validation)
+        self.head = self.validation
+        return is_best
+
+    def _judge(self, validation: Evaluation | None) -> bool:
         self.validation = {"loss": None, "accuracy": None}
         score = (float(self.epoch), 0.0)
         if validation:
-            self.val_losses.append(validation.loss)
             self.validation = {"loss": validation.loss, "accuracy": validation.accuracy}
             score = (validation.accuracy, -validation.loss)
         is_best = score > self.best_score
@@ -45,7 +61,8 @@ POSITION = [each.name for each in fields(Progress)]
 
 def progress_of(checkpoint: dict[str, Any]) -> Progress:
     """How far the run of `checkpoint` had come; a copy, so that the run does not change it."""
-    return Progress(**deepcopy({key: checkpoint[key] for key in POSITION}))
+    known = {key: checkpoint[key] for key in POSITION if key in checkpoint}  # earlier: no head
+    return Progress(**deepcopy(known))
 
 
 class Due:

@@ -41,9 +41,11 @@ class Record:
         self.run_dir, self.facts, self.progress = run_dir, facts, progress
         self.every, self.steps_per_epoch = every, steps_per_epoch
         self.identity = identity_of(run_dir)
-        keep_rows(run_dir / "metrics.jsonl", progress.epoch)
+        keep_rows(run_dir / "metrics.jsonl", progress.epoch, progress.head is not None)
         self.metrics = (run_dir / "metrics.jsonl").open("a")
-        self.curves = Curves(run_dir, progress.step)
+        # step 0 has points once the head is fitted
+        done = progress.step if progress.head or progress.step else -1
+        self.curves = Curves(run_dir, done)
         self.epoch, self.training_seconds = progress.epoch, 0.0
         self.sums, self.interval = Sums(), Sums()
         self.last_lr: float | None = None
@@ -92,20 +94,26 @@ class Record:
         That is every `every` steps and at the end of an epoch. Raises NonFiniteError when the loss
         since the last point was not finite.
         """
-        self.interval.add(result.total, result.correct, result.images, result.weight)
         self.last_lr = lr
         if step % self.every and step % self.steps_per_epoch:
+            self.interval.add(result.total, result.correct, result.images, result.weight)
             return
+        self.end_interval(result)
+
+    def end_interval(self, result: StepResult) -> None:
+        """Count `result`, and add a point to the training curves."""
+        self.interval.add(result.total, result.correct, result.images, result.weight)
         loss, correct, images, seconds, weight = self.interval.read()
         self.check_finite("the loss", math.isfinite(loss))
         self.check_folder()
         values = {
             "loss/train": loss / weight,
             "accuracy/train": correct / images,
-            "lr": lr,
             "images_per_second": images / seconds,
         }
-        self.curves.add(step, values)
+        if self.last_lr is not None:
+            values["lr"] = self.last_lr
+        self.curves.add(self.progress.step, values)
         self.sums.add(loss, correct, images, weight)
         self.training_seconds += seconds
         self.interval = Sums()

@@ -152,6 +152,8 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
         "optimizer": config.optimizer.name == "muon",
     }
     since_2 = {
+        # normalised, resized and cut out otherwise
+        "model.pretrained": bool(getattr(config.model, "pretrained", False)),
         "train.ema": config.train.ema is not None,
         "train.overfit_batches": config.train.overfit_batches is not None
         and getattr(config.loss, "class_weights", None) == "balanced",
@@ -170,7 +172,7 @@ def check_best(run_dir: Path, checkpoint: dict[str, Any], epochs: int) -> dict[s
     the last one is the best one and there to be copied.
     """
     best, last = run_dir / "best.pt", run_dir / "last.pt"
-    if checkpoint["best_epoch"] == 0:
+    if checkpoint["best_epoch"] == 0 and not checkpoint.get("head"):
         return checkpoint
     try:
         found = load_checkpoint(best)["epoch"]

@@ -9,19 +9,21 @@ from nanocnn.run.contents import Row, parse_json
 from nanocnn.system.files import read_file, replacing
 
 
-def keep_rows(path: Path, epochs: int) -> None:
+def keep_rows(path: Path, epochs: int, has_head: bool = False) -> None:
     """Let the file of metrics have the lines of the first `epochs` epochs alone.
 
-    Lines that are damaged go; which epochs have none is said.
+    Epoch 0 is that of a head that was fitted. Lines that are damaged go; which epochs have none is
+    said.
     """
+    done = range(0 if has_head else 1, epochs + 1)
     rows: dict[int, bytes] = {}
     for line in read_file(path).splitlines() if path.exists() else []:
         row = parse_json(line, Row)
-        if row and row["epoch"] <= epochs:
+        if row and row["epoch"] in done:
             rows.setdefault(row["epoch"], line)
-    if missing := [str(epoch) for epoch in range(1, epochs + 1) if epoch not in rows]:
+    if missing := [str(epoch) for epoch in done if epoch not in rows]:
         print(
-            f"warning: {path}: the lines of {len(missing):,} of {epochs:,} epochs are lost or "
+            f"warning: {path}: the lines of {len(missing):,} of {len(done):,} epochs are lost or "
             f"damaged: {shortened(missing)}",
             file=sys.stderr,
         )

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from itertools import islice
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -27,7 +27,7 @@ from nanocnn.run.start import (
     prepare_folder,
     warn_of_changes,
 )
-from nanocnn.run.state import go_on
+from nanocnn.run.state import go_on, state_of
 from nanocnn.system.errors import NonFiniteError, UserError
 from nanocnn.system.signals import Stopped, StopRequest, handled
 from nanocnn.system.startup import Laps
@@ -60,10 +60,10 @@ class Run:
         self._place, self._laps = place or Place(), laps or Laps()
         self._request = StopRequest()
         self._progress = Progress()
-        self._saved: tuple[int, int] | None = None  # the place in the run that last.pt holds
+        self._saved: tuple[int, int, bool] | None = None  # the place in the run that last.pt holds
         if checkpoint := self._place.checkpoint:
             self._progress = go_on(checkpoint, data, learner)
-            self._saved = (self._progress.epoch, self._progress.step)
+            self._saved = self._progress.place
         self.folder = self._place.run_dir
 
     @property
@@ -123,8 +123,13 @@ class Run:
             raise Stopped(self._request.number, "the run is finished", code=0)
 
     def epochs(self) -> Iterator[int]:
-        """The epochs to train, counted from 1, until the end of the run or of its patience."""
+        """The epochs to train, from 0 with train.fit_head, else from 1, until the end of the run or
+        of its patience.
+        """
         progress, patience = self._progress, self._config.train.patience
+        if self._config.train.fit_head and progress.place == (0, 0, False):
+            self._record.start_epoch(0)
+            yield 0
         for epoch in range(progress.epoch + 1, self._config.train.epochs + 1):
             if progress.is_out_of(patience):
                 self._bar.write(f"no better validation for {patience} epochs: it stops")
@@ -132,10 +137,10 @@ class Run:
             self._record.start_epoch(epoch, progress.partial if self.done_in_epoch else None)
             yield epoch
 
-    def until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; raises Stopped instead of the next one once a signal has come."""
+    def until_stopped(self, items: Iterable[Item], most: int | None = None) -> Iterator[Item]:
+        """The items, at `most` so many; raises Stopped instead of the next once a signal came."""
         try:
-            for item in items:
+            for item in islice(items, most):
                 self._request.check()  # it may have come while this one was read
                 yield item
                 self._request.check()
@@ -155,14 +160,21 @@ class Run:
             self._laps("training")
             self._save("last.pt")
 
-    def after_epoch(self, validation: Evaluation | None) -> None:
-        """Record an epoch and its validation, and save best.pt and last.pt where that is due."""
+    def after_epoch(self, validation: Evaluation | None, fitted: StepResult | None = None) -> None:
+        """Record an epoch and its validation, and save best.pt and last.pt where that is due.
+
+        In epoch 0 the head was `fitted`.
+        """
         self._laps("validation")
+        if fitted:
+            self._record.end_interval(fitted)
         row = self._record.end_epoch(validation)
         epochs = self._config.train.epochs
         self._bar.write(epoch_line(row, epochs))
         # best.pt before last.pt, which says that it is there
-        names = ["best.pt"] if self._progress.end_epoch(validation) else []
+        progress = self._progress
+        end = progress.end_head if fitted else progress.end_epoch
+        names = ["best.pt"] if end(validation) else []
         if self._due(self._progress.step, epoch_is_over=True):
             names.append("last.pt")
         if names:
@@ -172,22 +184,17 @@ class Run:
 
     def _save_rest(self) -> None:
         """Save last.pt if it is not as far as training is."""
-        if self._saved != (self._progress.epoch, self._progress.step):
+        if self._saved != self._progress.place:
             self._save("last.pt")
 
     def _save(self, *names: str) -> None:
-        progress, data = self._progress, self._data
+        progress = self._progress
         progress.partial = self._record.partial() if self.done_in_epoch > 0 else None
-        checkpoint = asdict(progress) | {
-            "config": self._config.model_dump(mode="json"),
-            "data": asdict(data.info),
-            "data_sha256": data.sha256,
-        }
-        checkpoint |= {name: part.state_dict() for name, part in self._learner.parts.items()}
+        checkpoint = state_of(self._config, self._data, self._learner, progress)
         self._record.check_state(checkpoint)
         self._record.flush()
         assert self.folder is not None
         save_checkpoint(self.folder, names, checkpoint)
         if "last.pt" in names:
-            self._saved = (progress.epoch, progress.step)
+            self._saved = progress.place
         self._laps("saving")

@@ -144,6 +144,7 @@ def facts_of(
         "memory_format": str(memory_format).removeprefix("torch."),
         "data_root": config.data.own_folder,
         "data_sha256": data.sha256,
+        "weights": data.info.weights or None,
         "images": {name: len(split.labels) for name, split in data.splits.items()},
         # the phases still to come appear in it when it is written at the end
         "seconds": laps.seconds,

@@ -1,7 +1,9 @@
-"""The state of a run, taken from its checkpoint."""
+"""The state of a run, as its checkpoint keeps it."""
 
+from dataclasses import asdict
 from typing import Any
 
+from nanocnn.config.schema import Config
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.progress import Progress, progress_of
 from nanocnn.system.errors import UserError
@@ -31,6 +33,19 @@ def go_on(checkpoint: dict[str, Any], data: TrainingData, learner: Learner) -> P
         group = learner.optimizer.param_groups[0]
         progress.partial.setdefault("lr", group["lr"] / group["lr_mult"])
     return progress
+
+
+def state_of(
+    config: Config, data: TrainingData, learner: Learner, progress: Progress
+) -> dict[str, Any]:
+    """What a checkpoint keeps of a run, and `go_on` takes from it."""
+    about = {
+        "config": config.model_dump(mode="json"),
+        "data": asdict(data.info),
+        "data_sha256": data.sha256,
+    }
+    parts = {name: part.state_dict() for name, part in learner.parts.items()}
+    return asdict(progress) | about | parts
 
 
 def check_images(checkpoint: dict[str, Any], data: TrainingData) -> None:

@@ -1,7 +1,7 @@
 """What learns: a network with its loss and optimizer, and one step of training."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple, cast
 
@@ -12,11 +12,13 @@ from nanocnn.config.schema import Config
 from nanocnn.evaluation.evaluate import AverageFlips, Evaluation, evaluate
 from nanocnn.images.splits import DataInfo
 from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.pretrained import last_layer
 from nanocnn.networks.weights import check_like, load_weights
 from nanocnn.system.errors import UserError
 from nanocnn.training.device import Computing
+from nanocnn.training.head import Features, fit, logits_of
 from nanocnn.training.loss import build_loss
-from nanocnn.training.optimizer import build_optimizer
+from nanocnn.training.optimizer import build_optimizer, freeze_all_statistics
 from nanocnn.training.optimizer_state import load_optimizer
 
 
@@ -42,6 +44,8 @@ class Learner:
         self.model = computing.place(model)
         self.loss = build_loss(config.loss, info).to(computing.device)
         self.optimizer = build_optimizer(config.optimizer, model, info.image_shape)
+        if config.train.freeze_statistics:
+            freeze_all_statistics(model)
         is_fp16 = computing.precision == torch.float16
         # keeps the small gradients of float16 from vanishing
         self.scaler = torch.amp.GradScaler(computing.device.type, enabled=is_fp16)
@@ -50,7 +54,8 @@ class Learner:
             "optimizer": self.optimizer,
             "scaler": self.scaler,
         }
-        self._options = config.train
+        self._options, self._info = config.train, info
+        self._is_balanced = config.data.sampling == "balanced"
         self._ema = None
         if config.train.ema:
             from torch.optim.swa_utils import AveragedModel
@@ -98,6 +103,70 @@ class Learner:
         if self._ema:
             self._ema.update_parameters(self.model)
         return StepResult(total, weight, correct, len(labels))
+
+    def fit_head(
+        self,
+        train: Iterable[tuple[Tensor, Tensor]],
+        val: Iterable[tuple[Tensor, Tensor]] | None = None,
+        until_stopped: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    ) -> StepResult:
+        """Fit the last layer to `train`, all before it staying as it is, chosen on `val`.
+
+        Images are taken as they are. Raises UserError where a network does not end in a linear
+        layer.
+        """
+        name = last_layer(self.model, self._info.image_shape)
+        layer = self.model.get_submodule(name)
+        if not isinstance(layer, nn.Linear):
+            raise UserError("train.fit_head: cannot act, since the network ends in no linear layer")
+        found = self._features(until_stopped(train), layer)
+        chosen_on = self._features(until_stopped(val), layer) if val else None
+        loss = deepcopy(self.loss).cpu()
+        rows = layer.out_features
+        head = fit(found, chosen_on, rows, loss, self._is_balanced, until_stopped)
+        print(f"head: {name} fitted to {len(found.labels):,} images; decay {head.decay:g}")
+        models = [self.model, self._ema.module] if self._ema else [self.model]
+        with torch.no_grad():
+            for model in models:
+                fitted = model.get_submodule(name)
+                assert isinstance(fitted, nn.Linear)
+                fitted.weight.copy_(head.weight)
+                fitted.bias.copy_(head.bias)
+        logits = head.logits(found.values)
+        total, weight = loss(logits, found.labels)
+        correct = (logits.argmax(1) == found.labels).sum()
+        return StepResult(total, weight, correct, len(found.labels))
+
+    @torch.no_grad()
+    def _features(self, batches: Iterable[tuple[Tensor, Tensor]], layer: nn.Module) -> Features:
+        """What reaches `layer`, the last one. Raises UserError where its output are no logits."""
+        entered: list[Tensor] = []
+        left: list[Tensor] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])),
+            layer.register_forward_hook(lambda _, __, output: left.append(output)),
+        ]
+        values, labels = [], []
+        self.model.eval()
+        try:
+            for images, truth in batches:
+                entered.clear()
+                left.clear()
+                with self.computing.autocast():
+                    logits = self.model(images)
+                if len(left) != 1 or not torch.equal(logits_of(left[0]), logits):
+                    raise UserError(
+                        "train.fit_head: cannot act, since the network computes something after "
+                        "its last linear layer"
+                    )
+                values.append(entered[0].float().cpu())
+                labels.append(truth.cpu())
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.model.train()
+            self._trained.train()
+        return Features(torch.cat(values), torch.cat(labels))
 
     def judge(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
         """Judge the network, or with train.ema the mean of its weights, on all `batches`."""

@@ -116,7 +116,9 @@ class BinaryCrossEntropy(ImageLoss):
     """Cross-entropy of the logistic function of one output z, which comes as the logits (0, z)."""
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits[:, 1], labels.float(), reduction="none")
+        return F.binary_cross_entropy_with_logits(
+            logits[:, 1], labels.to(logits.dtype), reduction="none"
+        )
 
 
 class FocalLoss(ImageLoss):

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from nanocnn.config.schema import Group, Muon, Optimizer
+from nanocnn.networks.pretrained import output_layers
 from nanocnn.networks.sizes import ImageShape
 from nanocnn.networks.table import trace
 from nanocnn.system.errors import UserError
@@ -56,13 +57,15 @@ def build_optimizer(
     Those of a group with `lr_mult: 0` are frozen. Raises UserError for a group that no parameter is
     left for, and for Muon without a hidden layer.
     """
-    groups = parameter_groups(config, model)
+    groups = parameter_groups(config, model, image_shape)
     if not groups:
         raise UserError(
             "optimizer.groups: lr_mult = 0 for every parameter: nothing is left to train"
         )
-    freeze_statistics(model)
-    arguments = config.model_dump(exclude={"name", "groups", "decay_norm_and_bias"})
+    freeze_frozen_statistics(model)
+    arguments = config.model_dump(
+        exclude={"name", "groups", "decay_norm_and_bias", "backbone_lr_mult"}
+    )
     if isinstance(config, Muon):
         return MuonAndAdamW(groups, hidden_weights(model, image_shape), arguments)
     for group in groups:
@@ -72,10 +75,12 @@ def build_optimizer(
     return OPTIMIZERS[config.name](groups, **arguments)
 
 
-def parameter_groups(config: Optimizer, model: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(
+    config: Optimizer, model: nn.Module, image_shape: ImageShape
+) -> list[dict[str, Any]]:
     """Parameters of one lr_mult and decay_mult each, in the order of `config.groups`.
 
-    The first group that matches counts. Frozen parameters are in none.
+    The first group that matches counts, and then the backbone. Frozen parameters are in none.
     """
     rest = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen: list[tuple[Group, list[nn.Parameter]]] = []
@@ -88,6 +93,15 @@ def parameter_groups(config: Optimizer, model: nn.Module) -> list[dict[str, Any]
                 f"has left; the layers left are {', '.join(layers)}, each with .weight or .bias"
             )
         chosen.append((group, [rest.pop(name) for name in names]))
+    if config.backbone_lr_mult != 1:
+        heads = tuple(f"{name}." for name in output_layers(model, image_shape))
+        backbone = [rest.pop(name) for name in [*rest] if not name.startswith(heads)]
+        if not backbone:
+            raise UserError(
+                "optimizer.backbone_lr_mult: cannot act, since optimizer.groups leave no "
+                "parameter before the last layer"
+            )
+        chosen.append((Group(match="*", lr_mult=config.backbone_lr_mult), backbone))
     chosen.append((Group(match="*"), list(rest.values())))
 
     groups: list[dict[str, Any]] = []
@@ -188,7 +202,21 @@ def hidden_weights(model: nn.Module, image_shape: ImageShape) -> set[Tensor]:
     return {layer.weight for layer in layers if last and len(layer.weight) != len(last[0].weight)}
 
 
-def freeze_statistics(model: nn.Module) -> None:
+def freeze_all_statistics(model: nn.Module) -> None:
+    """Keep every batch normalisation as it is in evaluation. Raises UserError where there is none.
+
+    A head that was fitted would else meet features of other means and variances at the first step.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    if not layers:
+        raise UserError(
+            "train.freeze_statistics: cannot act on a network without batch normalisation"
+        )
+    for layer in layers:
+        pin(layer.eval())
+
+
+def freeze_frozen_statistics(model: nn.Module) -> None:
     """Keep each batch normalisation with frozen parameters as it is in evaluation: its means freeze
     too.
     """

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, load_config
 
+from nanocnn.config.load import config_from_dict
 from nanocnn.config.schema import Config, items_of, to_yaml
+from nanocnn.networks.build import catalogue
 from nanocnn.system.errors import UserError
 
 CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
@@ -23,7 +25,7 @@ def test_shipped_configs_load_by_their_bare_names_and_open_with_their_command(pa
     command = (
         "# python train.py" if path.stem == "digits" else f"# python train.py --config {path.name}"
     )
-    if path.stem == "folder":
+    if path.stem in ("folder", "photos"):
         command += " data.root=FOLDER"
     assert path.read_text().splitlines()[0] == command
 
@@ -220,6 +222,15 @@ def test_a_network_that_needs_an_argument_says_so(tmp_path, monkeypatch):
         assert load(tmp_path, to_yaml(given)) == given
     finally:
         configure.full_schema.cache_clear()
+
+
+def test_a_network_whose_argument_is_a_key_of_every_network_is_refused():
+    def mine(image_shape, num_classes, weights: int = 3):
+        return None
+
+    networks = catalogue({"mine": mine})
+    with pytest.raises(UserError, match=r"model mine: its constructor's argument 'weights'"):
+        config_from_dict({"model": {"name": "mine"}}, networks)
 
 
 def test_the_defaults_are_a_config():

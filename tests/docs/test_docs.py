@@ -24,6 +24,7 @@ from nanocnn.images.sets import DATASETS
 from nanocnn.networks.build import catalogue
 from nanocnn.networks.sizes import ImageShape
 from nanocnn.networks.table import layer_table
+from nanocnn.networks.timm import Timm
 from nanocnn.networks.torchvision import Torchvision
 from nanocnn.run import restore as restoring
 
@@ -353,11 +354,13 @@ def test_networks_and_their_keys_are_those_of_the_code():
         for row in table(PAGES["docs/networks.md"])[1:]
         for name in codes(row[0])
     }
-    assert set(listed) == {*NETWORKS.names, "torchvision.NAME"}
-    for name in set(listed) - {"convnet", "torchvision.NAME"}:
+    published = {"torchvision.NAME": Torchvision, "timm.NAME": Timm}
+    assert set(listed) == {*NETWORKS.names, *published}
+    for name in set(listed) - {"convnet", *published}:
         assert listed[name] == {key.name for key in NETWORKS.keys(name)}, name
     fixed = {"image_shape", "num_classes", "architecture"}
-    assert listed["torchvision.NAME"] == set(inspect.signature(Torchvision).parameters) - fixed
+    for name, network in published.items():
+        assert listed[name] == set(inspect.signature(network).parameters) - fixed
     convnet = sections(PAGES["docs/networks.md"])["convnet"]
     assert not [
         key.name for key in NETWORKS.keys("convnet") if not re.search(rf"\b{key.name}\b", convnet)

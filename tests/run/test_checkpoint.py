@@ -19,7 +19,7 @@ from nanocnn.system.version import __version__
 
 def test_a_checkpoint_holds_tensors_and_plain_values_only(digits_run):
     checkpoint = load_checkpoint(digits_run / "best.pt")
-    assert checkpoint["config"]["model"] == {"name": "lenet", "init": None}
+    assert checkpoint["config"]["model"] == {"name": "lenet", "init": None, "weights": None}
     assert checkpoint["data"]["classes"] == list("0123456789")
     assert checkpoint["step"] == 42 and checkpoint["epoch"] == 2
     assert sum(tensor.numel() for tensor in checkpoint["model"].values()) > 1_425_139

@@ -41,6 +41,8 @@ TABLE = {
     "data.channels": ["3", *OWN],
     "data.image_size": ["12"],
     "data.resize": ["crop", *OWN],
+    "data.interpolation": ["bicubic", *OWN],
+    "data.crop_fraction": ["0.8", "data.resize=crop", *OWN],
     "data.background": ["white", *OWN],
     "data.value_range": None,  # digits have 8 bits; it acts before the pixels are uint8
     "data.limit": ["40"],
@@ -76,6 +78,7 @@ TABLE = {
     "model.init.name": [],
     "model.init.bias": ["0.1"],
     "model.init.std": ["0.1"],
+    "model.weights": None,  # which first weights these are, makes no difference to a step
     "model.channels": ["[[4], [8]]"],
     "model.kernel": ["5"],
     "model.stride": ["2"],
@@ -103,6 +106,7 @@ TABLE = {
     "optimizer.lr": ["0.01"],
     "optimizer.weight_decay": ["0.01"],
     "optimizer.decay_norm_and_bias": ["false", "optimizer.weight_decay=0.01"],
+    "optimizer.backbone_lr_mult": ["0.5"],
     "optimizer.groups": ['[{match: "*.bias", lr_mult: 0.5}]'],
     "optimizer.momentum": ["0.8"],
     "optimizer.nesterov": ["true", "optimizer.momentum=0.8"],
@@ -126,6 +130,8 @@ TABLE = {
     "schedule.patience": ["1"],
     "schedule.threshold": ["0.1"],
     "train.epochs": ["12"],
+    "train.fit_head": ["true"],
+    "train.freeze_statistics": ["true", "model={name: convnet, channels: [[4]], norm: batch}"],
     "train.batch_size": ["16"],
     "train.checkpoint_every": ["7"],
     "train.accumulate": ["2", "train.batch_size=12"],
