@@ -33,6 +33,7 @@ from nanocnn.images.decode import Background
 from nanocnn.images.listing import Listing, layout, list_split
 from nanocnn.images.own import Files, read_listings, training_shape
 from nanocnn.images.pictures import look_at
+from nanocnn.images.places import warn_of_unread
 from nanocnn.images.randomness import stratified_split
 from nanocnn.images.sets import DATASETS, resize
 from nanocnn.images.stream import Stream
@@ -85,6 +86,8 @@ def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str
     check(data.augment, (channels, height, width))
     if info is None:
         refuse_equal(data, splits["train"])
+        if files := splits["train"].files:
+            warn_of_unread(data, files.classes)
     return splits
 
 
