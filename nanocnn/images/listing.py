@@ -13,7 +13,7 @@ from torch import Tensor
 from nanocnn.config.schema import Data
 from nanocnn.images.groups import groups_by_pattern
 from nanocnn.images.names import by_class, nfc
-from nanocnn.images.paths import below_root
+from nanocnn.images.paths import below_root, refuse_from_here
 from nanocnn.images.places import (
     class_folders,
     find_splits,
@@ -208,6 +208,8 @@ def in_csv(where: Path, split: str) -> dict[str, list[str]]:
                     raise UserError(f"{line}: {','.join(row)!r:.80} is no path,label")
                 path, label = row
                 path = below_root(where.parent, path, line)
+                if not found:
+                    refuse_from_here(where.parent, path, line)
                 first = Path(path).parts[0]
                 if split != "test" and split_named(first) == "test":
                     raise UserError(f"{line}: {path!r} is in {first}/, which training never opens")
