@@ -21,6 +21,10 @@ SPLIT_NAMES = {
 PICTURE_SUFFIXES = {
     f".{kind}" for kind in ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 }
+NO_TEST = (
+    "; where there is none, training with data.test=0.2 holds images of train out for it, and "
+    "--split val judges those that the run was validated by"
+)
 NAMED = 3  # folders that a message names
 
 
@@ -78,6 +82,8 @@ def class_folders(root: Path) -> list[Path]:
 
 def missing(data: Data, split: str, option: str) -> UserError:
     """What to say where `split` is not there; `option` says what data.root is set with."""
+    if data.list is not None:
+        return UserError(f"{Path(data.root, data.list)}: lists no {split} images{NO_TEST}")
     where = place(data, split)
     if data.dataset == "folder":
         what = "a file, where a folder should be" if where.is_file() else "no such folder"
@@ -113,10 +119,7 @@ def remedy(data: Data, split: str, option: str) -> str:
             return f"; {other} has it: {option}{shlex.quote(str(other))}"
     others = named_splits(root, data.dataset)
     if split == "test" and others:
-        return (
-            "; where there is none, training with data.test=0.2 holds images of train out for it, "
-            "and --split val judges those that the run was validated by"
-        )
+        return NO_TEST
     if data.dataset == "csv" or split != "train":
         return ""
     if len(folders) == 1 and len(class_folders(folders[0])) > 1:

@@ -88,7 +88,18 @@ def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str
         refuse_equal(data, splits["train"])
         if files := splits["train"].files:
             warn_of_unread(data, files.classes)
+            tell_of_no_test(data)
     return splits
+
+
+def tell_of_no_test(data: Data) -> None:
+    """Say so where own images are in splits, but test.py will find none."""
+    places, divided = layout(data)
+    if divided and "test" not in places and data.test is None:
+        print(
+            "there is no test split: test.py can judge --split val only; with data.test=0.2 "
+            "images of train are held out for it"
+        )
 
 
 def refuse_equal(data: Data, train: Split) -> None:

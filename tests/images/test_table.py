@@ -215,3 +215,20 @@ def test_lines_may_end_as_on_any_system(tmp_path, name, end):
     data = Data(dataset="csv", root=str(tmp_path), list=None if name == "train.csv" else name)
     listing = list_split(data, "train")
     assert listing.classes == ["x", "y"] and listing.paths == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("group", [[], ["data.columns.group=age"]])
+def test_a_table_that_lists_no_test_images_says_so(tmp_path, script, group):
+    root = tmp_path / "my"
+    table_of(root, animals(root, count=24, parts=["train", "train", "train", "val", "val"]))
+    more = ["data.columns.split=part", *group]
+    done = script("train.py", *options(root, *more))
+    assert done.code == 0 and "there is no test split: test.py can judge --split val" in done.out
+    refused = script("test.py", "--ckpt", "run")
+    assert refused.code == 2 and "meta.csv: lists no test images; where there" in refused.error
+    done = script("test.py", "--ckpt", "run", "--split", "val")
+    assert done.code == 0 and json.loads(Path("run/val.json").read_text())["n"] == 9
+    done = script("train.py", *options(root, *more, "data.test=0.2", "--run-dir", "with test"))
+    assert done.code == 0 and "test: 3 images held out" in done.out and "no test" not in done.out
+    done = script("test.py", "--ckpt", "with test")
+    assert done.code == 0 and json.loads(Path("with test/test.json").read_text())["n"] == 3
