@@ -87,6 +87,7 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
 
 def read_split(run_dir: Path, config: Config, info: DataInfo, args: Namespace) -> Split:
     """The images that `args` ask for, of a network trained in `run_dir` on data as `info` says."""
+    from nanocnn.images.likeness import compare
     from nanocnn.images.report import warn_of_odd_pictures, warn_of_two_labels
     from nanocnn.images.splits import image_hashes, load_split
     from nanocnn.run.folder import warn_of_other_images
@@ -100,6 +101,8 @@ def read_split(run_dir: Path, config: Config, info: DataInfo, args: Namespace) -
         if args.data_root or Path(data.root).is_dir():
             raise
         raise UserError(f"{error}; if the images have moved, type --data-root DIR") from None
+    if args.split != "train":
+        compare(args.split, split, data, info)
     warn_of_odd_pictures({args.split: split})
     warn_of_two_labels({args.split: split}, {args.split: image_hashes(split)}, info.classes)
     return split

@@ -13,7 +13,7 @@ from torch import Tensor
 from nanocnn.config.schema import Data
 from nanocnn.images.groups import groups_by_pattern
 from nanocnn.images.names import by_class, nfc
-from nanocnn.images.paths import below_root
+from nanocnn.images.paths import below_root, refuse_from_here
 from nanocnn.images.places import (
     class_folders,
     find_splits,
@@ -72,7 +72,12 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
             raise UserError(f"{where}: the class {name!r} has no images; remove it or fill it")
     paths = [path for name in names for path in found.get(name, [])]
     if not paths:
-        raise UserError(f"{where}: holds no images")
+        remedy = {
+            "train": "",
+            "val": "; fill it, or remove it to have validation images carved from those of train",
+            "test": "; fill it, or remove it",
+        }
+        raise UserError(f"{where}: holds no images{remedy[split]}")
     counts = torch.tensor([len(found.get(name, [])) for name in names])
     labels = torch.arange(len(names)).repeat_interleave(counts)
     groups = [group_of[path] for path in paths] if group_of else None
@@ -140,14 +145,25 @@ def in_folders(root: Path, where: Path) -> dict[str, list[str]]:
 
 def refuse_other_classes(root: Path, classes: set[str]) -> None:
     """Raises UserError for a folder beside the class folders that has the name of a split, but does
-    not hold what a split of these classes would: it may be a class.
+    not hold what a split of these classes would, for it may be a class; and for one that holds it,
+    but has no such name.
     """
     for split, folder in named_splits(root, "folder").items():
+        if not visible(folder):
+            raise UserError(f"{folder}: holds no images; fill it, or remove it")
         if not classes & {nfc(path.name) for path in visible(folder) if path.is_dir()}:
             raise UserError(
                 f"{folder}: has the name of the {split} split, but no folder of any class that "
                 f"lies beside it; if it is a class, put all class folders into {root / 'train'}, "
                 "else rename it or move it away"
+            )
+    for folder in class_folders(root):
+        inner = {nfc(path.name) for path in visible(folder) if path.is_dir()}
+        if len(inner) > 1 and inner <= classes:
+            raise UserError(
+                f"{folder}: lies beside the class folders, but holds folders called as they are, "
+                f"such as {min(inner, key=natural)}; if it is a split, call it val or test, else "
+                "move it away"
             )
 
 
@@ -169,9 +185,6 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
                 f"{folder} is what holds the splits: data.root={shlex.quote(str(folder))}; else "
                 f"move its images out, splits lie above the classes: <split>/{folder.name}"
             )
-        if not visible(inner):
-            yield name  # for reading to say that it is no picture
-            continue
         behind = (*above, folder.resolve())
         if inner.resolve() in behind:
             raise UserError(f"{inner}: a link that leads back to {inner.resolve()}; remove it")
@@ -195,6 +208,8 @@ def in_csv(where: Path, split: str) -> dict[str, list[str]]:
                     raise UserError(f"{line}: {','.join(row)!r:.80} is no path,label")
                 path, label = row
                 path = below_root(where.parent, path, line)
+                if not found:
+                    refuse_from_here(where.parent, path, line)
                 first = Path(path).parts[0]
                 if split != "test" and split_named(first) == "test":
                     raise UserError(f"{line}: {path!r} is in {first}/, which training never opens")

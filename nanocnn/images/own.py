@@ -25,28 +25,31 @@ class Files(NamedTuple):
 
     paths: list[str]  # of each image, below data.root
     classes: list[str]
-    sizes: list[tuple[int, int]]  # (H, W) of each in its file
+    headers: list[Header]  # of each, as its file has it
     hashes: list[bytes]  # of each, as it was read
     histogram: np.ndarray  # (C, 256) pixels of each value, of all
     unreadable: list[str]  # path and reason of each file left out, of folder or list as a whole
     background: Background  # what transparent ones lie over
     plain: list[str]  # paths of those that have a single colour
-    animated: list[str]  # paths of those of several frames or pages
     held_out: tuple[tuple[str, str], ...] = ()  # see Listing
     groups: int = 0  # that data.group tells apart
 
     def take(self, chosen: Tensor) -> "Files":
         """Those of some of the images; the histogram stays that of all."""
         indices = chosen.tolist()
-        paths, sizes, hashes = (
-            [items[index] for index in indices] for items in (self.paths, self.sizes, self.hashes)
-        )
-        plain, animated = (
-            [path for path in odd if path in paths] for odd in (self.plain, self.animated)
-        )
-        return self._replace(
-            paths=paths, sizes=sizes, hashes=hashes, plain=plain, animated=animated
-        )
+        paths = [self.paths[index] for index in indices]
+        headers = [self.headers[index] for index in indices]
+        hashes = [self.hashes[index] for index in indices]
+        plain = [path for path in self.plain if path in paths]
+        return self._replace(paths=paths, headers=headers, hashes=hashes, plain=plain)
+
+    def with_header(self, *wanted: str) -> list[str]:
+        """The paths of those whose headers say one of the `wanted`, such as "animated"."""
+        return [
+            path
+            for path, header in zip(self.paths, self.headers, strict=True)
+            if any(getattr(header, name) for name in wanted)
+        ]
 
 
 def leave_out_unreadable(root: Path, listing: Listing) -> Listing:
@@ -99,17 +102,15 @@ def read_listings(
     for name, part in listings.items():
         contents = Pictures(root, part.paths, form).read_all(keep=in_memory)
         unreadable += [f"{part.paths[i]} ({why})" for i, why in sorted(contents.reasons.items())]
-        looked = [(path, head) for path in part.paths if isinstance(head := headers[path], Header)]
         files = Files(
             part.paths,
             part.classes,
-            [header[:2] for _, header in looked],
+            [head for path in part.paths if isinstance(head := headers[path], Header)],
             contents.hashes,
             contents.histogram,
             [*part.unreadable],
             form.background,
             [part.paths[index] for index in contents.plain],
-            [path for path, header in looked if header.animated],
             part.held_out,
             len(set(part.groups or ())),
         )

@@ -3,9 +3,12 @@
 import os
 import re
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanocnn.config.schema import Data
+from nanocnn.images.names import nfc
 from nanocnn.system.errors import UserError
 
 # what people call the splits, in small letters
@@ -18,6 +21,10 @@ SPLIT_NAMES = {
 PICTURE_SUFFIXES = {
     f".{kind}" for kind in ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 }
+NO_TEST = (
+    "; where there is none, training with data.test=0.2 holds images of train out for it, and "
+    "--split val judges those that the run was validated by"
+)
 NAMED = 3  # folders that a message names
 
 
@@ -75,9 +82,12 @@ def class_folders(root: Path) -> list[Path]:
 
 def missing(data: Data, split: str, option: str) -> UserError:
     """What to say where `split` is not there; `option` says what data.root is set with."""
+    if data.list is not None:
+        return UserError(f"{Path(data.root, data.list)}: lists no {split} images{NO_TEST}")
     where = place(data, split)
     if data.dataset == "folder":
-        what = f"no such folder; data.dataset = folder reads {where}/<class>/*"
+        what = "a file, where a folder should be" if where.is_file() else "no such folder"
+        what += f"; data.dataset = folder reads {where}/<class>/*"
     else:
         what = "no such file; data.dataset = csv reads lines of path,label there"
     return UserError(f"{where}: {what}{remedy(data, split, option)}")
@@ -100,11 +110,16 @@ def remedy(data: Data, split: str, option: str) -> str:
     listed = named_splits(root, dataset).get(split)
     if listed:
         return f"; there is {listed}, which data.dataset={dataset} reads"
+    if not visible(root):
+        return f"; {root} is empty"
     folders = class_folders(root)
     parent = root.parent if root.parent != root else root.absolute().parent
     for other in (parent, *folders):  # one level too deep, or too high
         if split in named_splits(other, data.dataset):
             return f"; {other} has it: {option}{shlex.quote(str(other))}"
+    others = named_splits(root, data.dataset)
+    if split == "test" and others:
+        return NO_TEST
     if data.dataset == "csv" or split != "train":
         return ""
     if len(folders) == 1 and len(class_folders(folders[0])) > 1:
@@ -115,12 +130,51 @@ def remedy(data: Data, split: str, option: str) -> str:
     if folders:
         named = ", ".join(path.name for path in folders[:NAMED])
         return f"; without it {root} should hold two class folders at least, and there is {named}"
+    if others:
+        return f"; there is {' and '.join(map(str, others.values()))}, but nothing to train on"
     if len(class_folders(parent)) > 1 and any(map(looks_like_a_picture, visible(root))):
         return (
             f"; it holds pictures; if it is one of the classes, with others beside it: "
             f"{option}{shlex.quote(str(parent))}"
         )
     return ""
+
+
+def warn_of_unread(data: Data, classes: Sequence[str]) -> None:
+    """Name what lies beside the splits and looks like another one, but has none of their names."""
+    root = Path(data.root)
+    suffix = "" if data.dataset == "folder" else ".csv"
+    if data.list is not None or find_splits(data).get("train") == root:
+        return
+    unread = [path for path in visible(root) if is_like_a_split(path, suffix, set(classes))]
+    if unread:
+        more = f" and {len(unread) - NAMED:,} more" if len(unread) > NAMED else ""
+        print(
+            f"warning: {root}: beside the splits there is "
+            f"{', '.join(path.name for path in unread[:NAMED])}{more}, which is not read; "
+            f"{'a list' if suffix else 'a folder'} is read that is called train{suffix}, "
+            f"val{suffix} or test{suffix}",
+            file=sys.stderr,
+        )
+
+
+def is_like_a_split(path: Path, suffix: str, classes: set[str]) -> bool:
+    """Whether training leaves out a folder of `classes`, a file called as a split, or a list."""
+    if path.is_dir():
+        return not suffix and not split_named(path.name) and holds_folder_of(path, classes)
+    if not suffix:
+        return split_named(path.name) is not None
+    if path.suffix.casefold() != suffix or split_named(path.stem):
+        return False
+    with path.open("rb") as file:
+        return file.readline(64).removeprefix(b"\xef\xbb\xbf").strip() == b"path,label"
+
+
+def holds_folder_of(folder: Path, classes: set[str]) -> bool:
+    try:
+        return any(nfc(path.name) in classes and path.is_dir() for path in visible(folder))
+    except OSError:  # which is not read
+        return False
 
 
 def looks_like_a_picture(path: Path) -> bool:

@@ -72,7 +72,8 @@ def print_files(splits: dict[str, Split], files: list[Files]) -> None:
         shown = [f"{split.files.groups:,} {name}" for name, split in splits.items() if split.files]
         print(f"  groups: {', '.join(shown)}, none of them in two splits")
     sizes = sorted(
-        (size for part in files for size in part.sizes), key=lambda size: size[0] * size[1]
+        (header[:2] for part in files for header in part.headers),
+        key=lambda size: size[0] * size[1],
     )
     smallest, largest = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
     left_out = len(unreadable(splits))
@@ -133,7 +134,10 @@ def warn_of_odd_pictures(splits: dict[str, Split]) -> None:
         if not split.files:
             continue
         for paths, what in (
-            (split.files.animated, "have several frames or pages, of which the first is taken"),
+            (
+                split.files.with_header("animated"),
+                "have several frames or pages, of which the first is taken",
+            ),
             (split.files.plain, "have a single colour and show nothing"),
         ):
             if paths:

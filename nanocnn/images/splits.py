@@ -9,7 +9,7 @@ which nothing but judging calls.
 import hashlib
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,9 +33,11 @@ from nanocnn.images.decode import Background
 from nanocnn.images.listing import Listing, layout, list_split
 from nanocnn.images.own import Files, read_listings, training_shape
 from nanocnn.images.pictures import look_at
+from nanocnn.images.places import warn_of_unread
 from nanocnn.images.randomness import stratified_split
 from nanocnn.images.sets import DATASETS, resize
 from nanocnn.images.stream import Stream
+from nanocnn.images.survey import transparent_ones
 from nanocnn.system.errors import UserError
 
 
@@ -60,6 +62,10 @@ class DataInfo:
     crop_fraction: float = 1.0  # of "crop", see Form
     weights: str = ""  # which it began with, and which mean and std are of; empty: of the images
     test_sha256: str = ""  # of the list of own pictures that were held out for test.py
+    # of own training pictures, which others are compared with; None: not known
+    transparent: bool | None = None  # whether any is
+    grey: bool | None = None  # whether all are
+    brightest: int | None = None  # the greatest value of a pixel
 
 
 def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str, Split]:
@@ -80,7 +86,20 @@ def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str
     check(data.augment, (channels, height, width))
     if info is None:
         refuse_equal(data, splits["train"])
+        if files := splits["train"].files:
+            warn_of_unread(data, files.classes)
+            tell_of_no_test(data)
     return splits
+
+
+def tell_of_no_test(data: Data) -> None:
+    """Say so where own images are in splits, but test.py will find none."""
+    places, divided = layout(data)
+    if divided and "test" not in places and data.test is None:
+        print(
+            "there is no test split: test.py can judge --split val only; with data.test=0.2 "
+            "images of train are held out for it"
+        )
 
 
 def refuse_equal(data: Data, train: Split) -> None:
@@ -213,7 +232,7 @@ def data_info(data: Data, split: Split, preprocessing: Preprocessing | None = No
         weights = preprocessing.weights
         mean = for_channels(preprocessing.mean, channels) or mean
         std = for_channels(preprocessing.std, channels) or std
-    return DataInfo(
+    info = DataInfo(
         data.dataset,
         classes,
         mean,
@@ -224,6 +243,21 @@ def data_info(data: Data, split: Split, preprocessing: Preprocessing | None = No
         *data.resampling,
         weights,
         test_sha256,
+    )
+    return with_traits(info, data, split.files) if split.files else info
+
+
+def with_traits(info: DataInfo, data: Data, files: Files) -> DataInfo:
+    """`info` with what own training pictures are, for others to be compared with."""
+    maybe = files.with_header("transparent")
+    is_grey = all(header.grey for header in files.headers)
+    if len(files.histogram) == 3:
+        is_grey = bool((files.histogram == files.histogram[0]).all())
+    return replace(
+        info,
+        transparent=bool(transparent_ones(Path(data.root), maybe, first=True)),
+        grey=is_grey,
+        brightest=int(np.flatnonzero(files.histogram.sum(axis=0)).max()),
     )
 
 

@@ -51,6 +51,42 @@ def brightness(path: Path) -> float | None:
     return float((grey * opacity).sum() / opacity.sum())
 
 
+def transparent_ones(root: Path, paths: list[str], first: bool = False) -> list[str]:
+    """Those of `paths`, which say that they may be, that have a transparent pixel; of `first` not
+    more than are found at once.
+    """
+    found: list[str] = []
+
+    def look(chosen: np.ndarray) -> None:
+        for index in chosen:
+            if first and found:
+                return
+            with suppress(Exception):  # whatever Pillow stumbles on, reading will tell
+                if load(root / paths[index]).getchannel("A").getextrema()[0] != 255:
+                    found.append(paths[index])
+
+    if paths:
+        in_threads(look, len(paths), 16, "looking")
+    there = set(found)
+    return [path for path in paths if path in there]
+
+
+def coloured_ones(root: Path, paths: list[str]) -> list[str]:
+    """Those of `paths` with a pixel that is not grey."""
+
+    def look(chosen: np.ndarray) -> list[str]:
+        found = []
+        for index in chosen:
+            with suppress(Exception):  # as above
+                colours = np.asarray(load(root / paths[index]).convert("RGB"))
+                if (colours != colours[:, :, :1]).any():
+                    found.append(paths[index])
+        return found
+
+    parts = in_threads(look, len(paths), 16, "looking") if paths else []
+    return [path for part in parts for path in part]
+
+
 def check_value_range(data: Data, training: dict[str, Header]) -> None:
     """Warn of 16 bits that are hardly used. Raises UserError for a data.value_range that cannot
     act.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nanocnn.config.schema import Data
-from nanocnn.images.paths import below_root
+from nanocnn.images.paths import below_root, refuse_from_here
 from nanocnn.images.places import SPLIT_NAMES, split_named
 from nanocnn.system.errors import UserError, did_you_mean
 from nanocnn.system.files import read_file
@@ -55,6 +55,7 @@ def read_table(data: Data) -> Table:
             if first != reader.line_num:
                 raise UserError(f"{line}: {path!r} stands in line {first} too; list it once")
             if len(seen) == 1:
+                refuse_from_here(root, path, line)
                 refuse_bare(root, path, line, data)
             split = split_named(values.get("split", "train").strip())
             if split is None:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from nanocnn.config.preprocessing import Preprocessing
-from nanocnn.config.schema import Config, Train
+from nanocnn.config.schema import OWN_IMAGES, Config, Train
 from nanocnn.images.batches import Batches
+from nanocnn.images.likeness import compare
+from nanocnn.images.listing import layout
 from nanocnn.images.splits import (
     checksum,
     count_classes,
@@ -40,6 +42,8 @@ class TrainingData:
         data = config.data.prepared(preprocessing)
         splits = load_splits(data, config.seed)
         self.info = data_info(data, splits["train"], preprocessing)
+        if data.dataset in OWN_IMAGES and "val" in layout(data).places:  # not carved from train
+            compare("val", splits["val"], data, self.info)
         refuse_idle(config.train, len(splits["train"].labels))
         batch_size = config.train.batch_size
         if config.train.overfit_batches:

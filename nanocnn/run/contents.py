@@ -58,6 +58,9 @@ class Data(Contents):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     weights: str = ""
+    transparent: bool | None = None
+    grey: bool | None = None
+    brightest: Annotated[int, Field(ge=0, le=255)] | None = None
 
     @model_validator(mode="after")
     def agree(self) -> Self:

@@ -50,7 +50,6 @@ FAULTS = {
     ),
     "broken.png": (lambda path: path.write_bytes(png(28, 28, b"\0")), "truncated"),
     "float.tif": (lambda path: Image.new("F", (28, 28)).save(path), "32 bits a pixel"),
-    "folder": (lambda path: path.mkdir(), "not a file"),
     "pipe.png": (os.mkfifo, "not a file"),
     "dangling.png": (lambda path: path.symlink_to("nowhere"), "No such file"),
 }
@@ -83,7 +82,7 @@ def test_all_of_them_are_skipped_and_counted_where_that_is_asked_for(digit_pictu
         (root / split / "digit 0" / "zero bytes.png").write_bytes(b"")
     refused = script("train.py", *own_images(root))
     assert f"{len(FAULTS) + 1} of {46 + len(FAULTS)} images cannot be read" in refused.error
-    assert refused.error.count("\n") == 1 and "and 11 more" in refused.error
+    assert refused.error.count("\n") == 1 and "and 10 more" in refused.error
     options = ["data.skip_unreadable=true", f"data.memory_limit={limit}", "--run-dir", "run"]
     trained = script("train.py", *own_images(root, *options))
     assert trained.code == 0, trained.error

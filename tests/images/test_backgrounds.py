@@ -116,13 +116,13 @@ def test_the_bars_of_a_padded_picture_are_of_the_background(drawings):
 
 
 def test_the_choice_stays_with_the_network(drawings, script):
-    root = drawings(train=("black", "#222"), test=("white", "white"))
+    root = drawings(train=("black", "#222"), test=("white", "#fef"))
     trained = script("train.py", *options(root, "--run-dir", "run"))
     assert trained.code == 0 and "; over white" in trained.out, trained.error
     assert load_checkpoint(Path("run/best.pt"))["data"]["background"] == "white"
     judged = script("test.py", "--ckpt", "run", "--json", "-")
-    # white on white: all alike
-    assert judged.code == 0 and np.count_nonzero(json.loads(judged.out)["confusion"]) <= 2
+    # white on white, which shows nothing
+    assert judged.code == 0 and "10 of 20 test images have a single colour" in judged.error
     assert script("train.py", "--resume", "run", "train.epochs=2").code == 0
 
 

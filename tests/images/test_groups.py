@@ -175,3 +175,25 @@ def test_train_csv_takes_a_pattern_too(tmp_path):
     data = Data(dataset="csv", root=str(tmp_path), group="^(p[0-9]+)/")
     parts = groups_of(list_training(data, 0, None), "^(p[0-9]+)/")
     assert len(parts["train"]) + len(parts["val"]) == 12 and not parts["train"] & parts["val"]
+
+
+# groups together with other options
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"limit": 60}, {"test": 20}, {"validation": 15}, {"limit": 40, "test": 0.3},
+        {"sampling": "balanced"}, {"skip_unreadable": True},
+    ],
+)  # fmt: skip
+def test_groups_stay_together_under_other_options(tmp_path, changes):
+    root = patients(tmp_path)
+    if "skip_unreadable" in changes:
+        (root / "ill" / "p3_9.png").write_bytes(b"no picture")
+    pattern = r"/p(\d+)_"
+    splits = list_training(folder(root, group=pattern, **changes), 0, None)
+    groups = list(groups_of(splits, pattern).values())
+    assert len(groups) == 3 and len(set.union(*groups)) == sum(map(len, groups))
+    if limit := changes.get("limit"):
+        assert sum(len(part.paths) for part in splits.values()) == limit

@@ -297,3 +297,72 @@ def test_training_opens_no_test_picture(tmp_path, script, layout, more):
     assert shown.code == 0, shown.error
     done = script("test.py", "--ckpt", "run")
     assert done.code == 2 and "6 of 6 images cannot be read" in done.error
+
+
+# what is not read
+
+
+def test_what_looks_like_a_split_but_is_not_read_is_told(tmp_path, script):
+    root = pictures(tmp_path / "my", {"a": 6, "b": 6})
+    for name in ("holdout", "valid_set", ".hidden", "unrelated"):
+        pictures(root, {"x" if name == "unrelated" else "a": 1}, name)
+    (root / "val").write_text("not a folder")
+    (root / "holdout.csv").write_text("path,label\n")
+    told = script("train.py", *options(root, "data.validation=0", "--dry-run"))
+    assert told.code == 0 and told.error.count("warning") == 1
+    assert "beside the splits there is holdout, val, valid_set, which is not read" in told.error
+    (root / "train.csv").write_text("path,label\ntrain/a/0.png,a\ntrain/b/0.png,b\n")
+    of_lists = ["data.dataset=csv", "data.validation=0", "--dry-run"]
+    told = script("train.py", *options(root, *of_lists))
+    assert told.code == 0 and "there is holdout.csv, which is not read" in told.error
+
+
+def test_a_split_by_another_name_is_no_class(tmp_path):
+    root = class_folders(tmp_path, {"a": 6, "b": 6, "valid_set/a": 2, "valid_set/b": 2})
+    with pytest.raises(UserError, match=r"valid_set: lies beside the class.*call it val or test"):
+        list_split(folder(root), "train")
+
+
+def test_an_empty_folder_within_a_class_is_no_picture(tmp_path):
+    root = pictures(tmp_path, {"a": 2, "b": 2})
+    (root / "train" / "a" / "2020" / "june").mkdir(parents=True)
+    assert len(list_split(folder(root), "train").paths) == 4
+    (root / "train" / "c" / "2020").mkdir(parents=True)
+    with pytest.raises(UserError, match="the class 'c' has no images"):
+        list_split(folder(root), "train")
+
+
+@pytest.mark.parametrize(
+    "folders, files, message",
+    [
+        (["train/a", "train/b", "-val"], [], r"val: holds no images; fill it, or remove it to"),
+        (["a", "b", "-val"], [], r"val: holds no images; fill it, or remove it"),
+        (["a", "b", "-test"], [], r"test: holds no images; fill it, or remove it"),
+        (["val/a", "test/a"], [], r"test and .*val, but nothing to train on"),
+        (["val/a"], ["train"], r"train: a file, where a folder should be; .*nothing to train on"),
+        ([], [], r"my is empty"),
+    ],
+)
+def test_what_is_missing_is_told_with_what_is_there(tmp_path, folders, files, message):
+    root = tmp_path / "my"
+    root.mkdir()
+    for name in folders:
+        (root / name.strip("-")).mkdir(parents=True)
+        if name[0] != "-":
+            picture(root / name / "0.png", crc32(name.encode()))
+            picture(root / name / "1.png", crc32(f"{name}1".encode()))
+    for name in files:
+        (root / name).touch()
+    with pytest.raises(UserError, match=message) as refused:
+        load_splits(folder(root), 0)
+    assert "two class folders at least" not in str(refused.value)
+
+
+def test_without_a_test_split_it_is_told_how_to_have_one(tmp_path, script):
+    root = pictures(tmp_path / "my", {"a": 6, "b": 6})
+    assert script("train.py", *options(root, "--run-dir", "run")).code == 0
+    (root / "test").touch()
+    refused = script("test.py", "--ckpt", "run")
+    assert refused.code == 2 and "test: a file, where a folder should be" in refused.error
+    assert "data.test=0.2 holds images of train out for it, and --split val" in refused.error
+    assert script("test.py", "--ckpt", "run", "--split", "val").code == 0

@@ -234,10 +234,49 @@ def test_one_number_written_in_two_ways_is_no_two_classes(tmp_path):
     """As pandas writes whole numbers in a column from which one was missing."""
     with pytest.raises(UserError, match=r"'1' and '1\.0' would be two classes"):
         list_split(from_csv(tmp_path, "a.png,1", "b.png,2", "c.png,1.0"), "train")
-    data = from_csv(tmp_path, "a.png,1.0", "b.png,2.0", "c.png,1.10", "d.png,1.1")
-    assert list_split(data, "train").classes == ["1.0", "1.1", "1.10", "2.0"]
+    data = from_csv(tmp_path, "a.png,1.0", "b.png,2.0", "c.png,1.01", "d.png,1.1")
+    assert list_split(data, "train").classes == ["1.0", "1.01", "1.1", "2.0"]
     with pytest.raises(UserError, match=r"'1\.0' is no class.*did you mean '1'\?"):
         list_split(data, "train", ["1", "2"])
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("1", "1e0"), ("+1", "1"), ("1.50", "1.5"), ("0", "-0"), ("\uff11", "1"), (".5", "0.5"),
+        ("1.", "1"), ("12e1", "120"), ("9" * 400, "9" * 400 + ".0"), ("1E2", "100.00"),
+    ],
+)  # fmt: skip
+def test_a_number_in_a_list_is_one_class_however_it_is_written(tmp_path, one, other):
+    for first, second in ((one, other), (other, one)):
+        data = from_csv(tmp_path, f"a.png,{first}", f"b.png,{second}")
+        with pytest.raises(UserError, match=r"would be two classes; write one number in one way"):
+            list_split(data, "train")
+
+
+def test_names_that_are_no_numbers_or_other_ones_stay(tmp_path):
+    names = ["00e1", "00e2", "1_1", "11", "01", "1", "inf", "infinity", "nan", "9" * 400, "1" * 400]
+    names += [str(2**53), str(2**53 + 1), "1e", "e1", "1e9999", "1e99999"]
+    data = from_csv(tmp_path, *(f"{number}.png,{name}" for number, name in enumerate(names)))
+    assert sorted(list_split(data, "train").classes) == sorted(names)
+    in_folders = folder(pictures(tmp_path, {"1.1": 1, "1.10": 1, "\uff11": 1, "1": 1}))
+    assert len(list_split(in_folders, "train").classes) == 4
+    assert look_alikes(["1.1", "1.10", "\uff11", "1", "1_000", "1000", "m²", "m2"]) == [
+        ("1.1", "1.10"), ("\uff11", "1"), ("1_000", "1000"), ("m²", "m2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["\u200e", "\xad", "\u2800", "\u3164", "\u0301", "\u2800\ufe0f"])
+def test_a_name_that_shows_nothing_is_refused(tmp_path, name):
+    data = from_csv(tmp_path, "a.png,cat", f"b.png,{name}")
+    with pytest.raises(UserError, match=rf"shows nothing: it is U\+{ord(name[0]):04X}"):
+        list_split(data, "train")
+
+
+def test_names_of_marks_that_are_letters_are_allowed(tmp_path):
+    """Vowel signs of Thai and Devanagari, which recognisers of letters have as classes."""
+    data = from_csv(tmp_path, "a.png,\u0e34", "b.png,\u0941", "c.png,e\u0301x")
+    assert len(list_split(data, "train").classes) == 3
 
 
 def test_names_that_look_alike_are_told(tmp_path, script):

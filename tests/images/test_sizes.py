@@ -82,3 +82,64 @@ def test_a_size_that_cannot_be_is_refused(size):
     message = f"data.image_size = {size}: should be a number of pixels from 1 to 4096, or two of"
     with pytest.raises(UserError, match=re.escape(message)):
         load_config("digits.yaml", [f"data.image_size={size}"])
+
+
+def corner(path, orientation, kind):
+    """A black picture (20, 40), whose upper left quarter is white; in the file it lies turned, as
+    EXIF says, or it is black on nothing.
+    """
+    shown = np.zeros((20, 40), np.uint8)
+    shown[:10, :20] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "transparent":
+        shown = np.dstack([np.zeros((20, 40, 3), np.uint8), 255 - shown])
+    turned = {1: 0, 3: 2, 6: 1, 8: 3}[orientation]  # a quarter each, against the clock
+    tags = Image.Exif()
+    tags[274] = orientation
+    Image.fromarray(np.rot90(shown, turned)).save(path, exif=tags)
+
+
+@pytest.mark.parametrize("limit", ["4GB", 1])
+@pytest.mark.parametrize("kind", ["opaque", "transparent"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_turned_and_transparent_pictures_come_out_right(tmp_path, orientation, kind, limit):
+    for name in "ab":
+        corner(tmp_path / "train" / name / "1.png", orientation, kind)
+    is_white = kind == "transparent"  # the background, of black drawings
+    half = np.arange(8) < 4
+    quarter = half[:, None] & half
+    expected = {
+        "stretch": quarter,
+        "crop": quarter,
+        "pad": np.pad(quarter[::2], ((2, 2), (0, 0)), constant_values=is_white),
+    }
+    for resize, pattern in expected.items():
+        data = folder(tmp_path, image_size=[8, 8], resize=resize, validation=0)
+        images = load_splits(data.model_copy(update={"memory_limit": limit}), 0)["train"].images
+        if limit == 1:
+            images = next(iter(images.batches([torch.arange(2)])))
+        assert ((images[0] > 127).numpy() == pattern).all(), resize
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_one_number_and_two_equal_ones_are_the_same_to_the_bit(tmp_path, script, resize):
+    root = tmp_path / "my"
+    for split, count in {"train": 6, "test": 2}.items():
+        for number in range(count):
+            kind = "opaque" if number % 2 else "transparent"
+            for name, orientation in (("a", (1, 6)[number % 2]), ("b", (3, 8)[number % 2])):
+                corner(root / split / name / f"{number}.png", orientation, kind)
+    found = []
+    for number, size in enumerate(("16", "[16,16]", "[16,16]")):
+        more = [f"data.image_size={size}", f"data.resize={resize}", "data.validation=0"]
+        more += ["data.memory_limit=1"] if number == 2 else []
+        done = script("train.py", *options(root, *more), "--run-dir", str(number))
+        assert done.code == 0, done.error
+        done = script("test.py", "--ckpt", str(number), "--json", "-")
+        assert done.code == 0, done.error
+        checkpoint = load_checkpoint(Path(str(number), "last.pt"))
+        report = json.loads(done.out)
+        found.append((checkpoint["data"], checkpoint["data_sha256"], report["loss"]))
+        weights = [tensor.numpy().tobytes() for tensor in checkpoint["model"].values()]
+        found[-1] += (b"".join(weights),)
+    assert found[0] == found[1] == found[2]

@@ -167,3 +167,68 @@ KEYS = {
 def test_a_key_of_a_table_that_cannot_act_is_refused(override):
     with pytest.raises(UserError, match=re.escape(KEYS[override])):
         load_config("digits.yaml", [override])
+
+
+@pytest.mark.parametrize("name", ["train.csv", "meta.csv"])
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("img/0.png ", "begins or ends with a blank; should be 'img/0.png'"),
+        (" img/0.png", "begins or ends with a blank; should be 'img/0.png'"),
+        ("$MY/img/0.png", "begins with a variable, $MY, which is not looked up; should be 'img/0."),
+        ("${MY}/img/0.png", "begins with a variable, ${MY}, which is not looked up; should be 'i"),
+        ("%USERPROFILE%\\img\\0.png", "begins with a variable, %USERPROFILE%, which is not looked"),
+        ("file://{root}/img/0.png", "is an address; should be 'img/0.png'"),
+        ("https://example.org/0.png", "is an address; images are read from files: download them"),
+        ("s3://bucket/0.png", "is an address; images are read from files: download them"),
+        ("my/img/0.png", "on; paths are relative to data.root ({root}), it should be 'img/0.png'"),
+    ],
+)
+def test_what_is_no_path_is_refused_with_what_to_write(tmp_path, monkeypatch, name, path, message):
+    root = tmp_path / "my"
+    rows = animals(root)
+    monkeypatch.setenv("MY", str(root))
+    monkeypatch.chdir(tmp_path)
+    lines = [(path.replace("{root}", str(root)), "x"), *((row[1], row[3]) for row in rows[1:])]
+    table_of(root, lines, header=["path", "label"], name=name)
+    data = Data(dataset="csv", root=str(root), list=None if name == "train.csv" else name)
+    with pytest.raises(UserError) as refused:
+        list_split(data, "train")
+    assert f"{name}, line 2: " in str(refused.value)
+    assert message.replace("{root}", str(root)) in str(refused.value)
+
+
+def test_files_that_are_called_so_are_read(tmp_path):
+    for name in ("a.png ", "$x.png", "http:/a.png"):
+        picture(tmp_path / "a.png", 1)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "a.png").rename(tmp_path / name)
+        table_of(tmp_path, [(name, "x")], header=["path", "label"], name="train.csv")
+        assert list_split(Data(dataset="csv", root=str(tmp_path)), "train").paths == [name]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "meta.csv"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_as_on_any_system(tmp_path, name, end):
+    text = end.join(["\ufeffpath,label", "a.png,x", "b.png,y", "", ""])
+    (tmp_path / name).write_bytes(text.encode())
+    data = Data(dataset="csv", root=str(tmp_path), list=None if name == "train.csv" else name)
+    listing = list_split(data, "train")
+    assert listing.classes == ["x", "y"] and listing.paths == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("group", [[], ["data.columns.group=age"]])
+def test_a_table_that_lists_no_test_images_says_so(tmp_path, script, group):
+    root = tmp_path / "my"
+    table_of(root, animals(root, count=24, parts=["train", "train", "train", "val", "val"]))
+    more = ["data.columns.split=part", *group]
+    done = script("train.py", *options(root, *more))
+    assert done.code == 0 and "there is no test split: test.py can judge --split val" in done.out
+    refused = script("test.py", "--ckpt", "run")
+    assert refused.code == 2 and "meta.csv: lists no test images; where there" in refused.error
+    done = script("test.py", "--ckpt", "run", "--split", "val")
+    assert done.code == 0 and json.loads(Path("run/val.json").read_text())["n"] == 9
+    done = script("train.py", *options(root, *more, "data.test=0.2", "--run-dir", "with test"))
+    assert done.code == 0 and "test: 3 images held out" in done.out and "no test" not in done.out
+    done = script("test.py", "--ckpt", "with test")
+    assert done.code == 0 and json.loads(Path("with test/test.json").read_text())["n"] == 3
