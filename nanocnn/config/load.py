@@ -8,7 +8,6 @@ as `networks`.
 """
 
 import inspect
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +17,11 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_origin
 from pydantic import Field, ValidationError, create_model
 
 from nanocnn.config.complaints import describe, shown
-from nanocnn.config.hints import newest_run, run_folder_of
+from nanocnn.config.hints import newest_run, run_folder_of, seeds_again
 from nanocnn.config.schema import Config, Network, is_named
 from nanocnn.config.strict_yaml import parse_yaml, read_yaml
 from nanocnn.system.errors import UserError, did_you_mean
+from nanocnn.system.output import in_shell
 
 PACKAGE = Path(__file__).parent.parent
 # in the wheel they lie in the package, in a clone beside it
@@ -159,16 +159,14 @@ def config_of(run_dir: Path) -> Path:
     instead = "allowed is a run folder, or auto"
     if run_dir.is_file() and (folder := run_folder_of(run_dir)):
         what = "a run goes on from its newest checkpoint"
-        instead = f"type --resume {shlex.quote(str(folder))}"
-    elif newest := newest_run(run_dir):
+        instead = f"type --resume {in_shell(folder)}"
+    elif newest := newest_run(run_dir, "last.pt"):
         what = "is no run, but holds some"
-        instead = f"type one of them, such as --resume {shlex.quote(str(newest))}"
-        if newest.name.startswith("seed_"):
-            config = shlex.quote(str(run_dir / "seed_0" / "config.yaml"))
-            instead += (
-                f", or for all: --config {config} --seeds N --run-dir {shlex.quote(str(run_dir))} "
-                "--resume auto"
-            )
+        instead = f"type one of them, such as --resume {in_shell(newest)}"
+        if again := seeds_again(run_dir):
+            instead += f", or for all, or for more --seeds than these: {again}"
+    elif again := seeds_again(run_dir):
+        what, instead = "is no run, but holds some", f"type {again}"
     raise UserError(f"--resume {run_dir}: {what}; {instead}")
 
 
@@ -176,7 +174,7 @@ def find_config(path: str | Path) -> Path:
     if found := locate_config(path):
         return found
     if run := run_folder_of(Path(path)):
-        name, config = (shlex.quote(str(each)) for each in (run, run / "config.yaml"))
+        name, config = in_shell(run), in_shell(run / "config.yaml")
         raise UserError(
             f"{path}: no config file; type --config {config} to repeat the run; "
             f"python train.py --resume {name} goes on with it"
