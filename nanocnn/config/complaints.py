@@ -83,22 +83,21 @@ def section_for(key: tuple[str, ...], value: Any, is_typed: bool) -> str:
     if hasattr(value_at(Config().model_dump(), key), "keys") and (section := sample(key)):
         name, example = section
         return assignments([f"{dotted}.{name}"], example) if is_typed else f"{{{name}: {example}}}"
-    text = meant_value(dotted, str(value)) or example_of(dotted)
+    text = (isinstance(value, str) and meant_value(dotted, value)) or example_of(dotted)
     return f"{dotted}={text}" if is_typed else f"{{name: {text}}}"
 
 
 def sample(key: tuple[str, ...]) -> tuple[str, str] | None:
     """The first key of a section without a name, and a value of it; None if it has a name."""
-    values = value_at(Config().model_dump(mode="json"), key)
-    first = next(iter(values))
-    return None if first == "name" else (first, inline(values[first]))
+    first = next(iter(value_at(Config().model_dump(), key)))
+    return None if first == "name" else (first, example_of(".".join((*key, first))))
 
 
 def unknown_key(key: tuple[str, ...], known: list[str], values: dict[str, Any]) -> str:
     """That there is no such key beside the `known` ones, and which one may be meant."""
     dotted = ".".join(key)
     if (below := key_below(value_at(values, key))) and (found := moved(dotted, below)):
-        return f"unknown key '{dotted}.{below}'; did you mean {' or '.join(map(repr, found))}?"
+        return f"unknown key {dotted!r}; did you mean {' or '.join(map(repr, found))}?"
     message = f"unknown key {dotted!r}"
     if why := reason_without(dotted):
         return f"{message}: {why}"
@@ -107,7 +106,8 @@ def unknown_key(key: tuple[str, ...], known: list[str], values: dict[str, Any]) 
         elsewhere = meant_keys(dotted, guess=True)
     names = {name: each["name"] for name, each in values.items() if has_name(each)}
     if other := missing_names(dotted, names) if dotted in elsewhere else []:
-        return f"{message} of {names.get(key[0], 'the default')}; {other[0]} takes it"
+        message += f" of {names.get(key[0], 'the default')}, which {other[0]} takes"
+        return message + did_you_mean(key[-1], known)
     if elsewhere and dotted not in elsewhere:
         ready = [each for each in elsewhere if not missing_names(each, names)]
         meant = [
@@ -127,6 +127,8 @@ def key_below(value: Any) -> str:
 
 def moved(section: str, below: str) -> list[str]:
     """The keys that `below` may be where there is no such `section`, as in augment.flip."""
+    if not section.isidentifier():
+        return []
     found = [f"{each}.{below}" for each in meant_keys(section)]
     return [each for each in found if each in all_keys()] or (
         [] if below == "name" else meant_keys(f"{section}.{below}")
@@ -167,6 +169,12 @@ def written(location: tuple[int | str, ...], values: Any) -> tuple[tuple[str, ..
     return key, values
 
 
+def all_types(annotation: Any) -> list[Any]:
+    """The types that a union comes to, or the one that is no union."""
+    parts = get_args(annotation)
+    return [each for part in parts for each in all_types(part)] if parts else [annotation]
+
+
 def known_keys(schema: Any, key: tuple[str, ...], values: dict[str, Any]) -> list[str]:
     """The keys that the section `key` takes, given the name that `values` has there."""
     for part in key:
@@ -174,7 +182,7 @@ def known_keys(schema: Any, key: tuple[str, ...], values: dict[str, Any]) -> lis
             values = values[int(part)]
             continue
         annotation, values = schema.model_fields[part].annotation, values[part]
-        variants = get_args(annotation) or (annotation,)
+        variants = [each for each in all_types(annotation) if hasattr(each, "model_fields")]
         name = values.get("name") if isinstance(values, dict) else None
         named = [
             variant

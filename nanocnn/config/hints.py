@@ -70,10 +70,8 @@ def with_value(option: str, value: str | None) -> str:
     if option == "--resume" and Path(value).exists():
         run = run_folder_of(Path(value))
         return f"--resume {in_shell(run)}" if run else seeds_again(Path(value))
-    if option == "--ckpt":
-        return (
-            checkpoint_option(Path(value)) if Path(value).exists() else f"--ckpt {in_shell(value)}"
-        )
+    if option == "--ckpt" and Path(value).exists():
+        return checkpoint_option(Path(value))
     if option == "--device":
         value = meant_value("device", value) or "cpu"
     if option == "--split":
