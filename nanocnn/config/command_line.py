@@ -96,7 +96,7 @@ class ArgumentParser(argparse.ArgumentParser):
         instead = instead_of_argument(args.overrides, index, self.given(args))
         if instead.startswith("--"):
             message = f"{word!r}: no key=value"
-        raise UserError(f"{message}; type {instead or 'it so, as train.epochs=3'}")
+        raise UserError(f"{message}; type {instead or 'one, such as train.epochs=3'}")
 
     def refuse_stray(self, word: str) -> NoReturn:
         from nanocnn.config.hints import instead_of_stray

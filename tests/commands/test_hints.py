@@ -76,7 +76,7 @@ HINTS = {  # command line -> the end of what it says, but for "('... --help' sho
     "train.py train.epochs:3": "type train.epochs=3",
     "train.py optimizer={name: adam, lr: 1}": '"optimizer={name: adam, lr: 1}", with the quotes',
     "train.py dry-run": "type --dry-run",
-    "train.py anything": "type it so, as train.epochs=3",
+    "train.py anything": "type one, such as train.epochs=3",
     # configs, runs and images in the wrong place
     "train.py mnist_smoke.yaml": "type --config mnist_smoke.yaml",
     "train.py mnist": "type --config mnist",
