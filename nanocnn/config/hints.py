@@ -252,11 +252,12 @@ def checkpoint_option(path: Path) -> str:
 
 def section_names(config: str | None, overrides: Sequence[str]) -> dict[str, str]:
     """The names that the sections of a config have; fewer where it is not a good one."""
-    from nanocnn.config.load import read_draft  # which stands on this file
+    from nanocnn.config.load import find_config, read_values  # which stand on this file
 
     try:
-        values = read_draft(config or "digits.yaml", overrides).values
+        values, _ = read_values(find_config(config or "digits.yaml"), overrides)
     except UserError:
         return {} if not overrides else section_names(config, ())
     sections = {key: value for key, value in values.items() if isinstance(value, dict)}
-    return {key: value["name"] for key, value in sections.items() if "name" in value}
+    names = {key: value.get("name") for key, value in sections.items()}
+    return {key: name for key, name in names.items() if isinstance(name, str)}

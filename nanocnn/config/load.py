@@ -67,12 +67,7 @@ def load_config(
 def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     """What `load_config` can tell before it has the networks, which come with torch."""
     path = find_config(path)
-    values, lines = read_yaml(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: should hold lines of `key: value`, not {shown(values)}")
-    places = {key: f"{path}, line {line}" for key, line in lines.items()}
-    for override in in_order(overrides):
-        apply_override(values, places, override)
+    values, places = read_values(path, overrides)
 
     def place(key: tuple[str, ...]) -> str:
         while key and key not in places:
@@ -84,6 +79,19 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     except ValidationError as error:
         raise UserError(describe(error, Config, values, place)) from None
     return Draft(values, place)
+
+
+def read_values(
+    path: Path, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """What the file at `path` and `overrides` say, unchecked, and where each key was written."""
+    values, lines = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: should hold lines of `key: value`, not {shown(values)}")
+    places = {key: f"{path}, line {line}" for key, line in lines.items()}
+    for override in in_order(overrides):
+        apply_override(values, places, override)
+    return values, places
 
 
 def config_from_dict(
