@@ -16,7 +16,6 @@ if __name__ == "__main__":
     exit_on_signal()  # the imports below take their time
 
 import os
-import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from nanocnn.config.command_line import add_config, script_parser
 from nanocnn.system.errors import UserError, exit_code
-from nanocnn.system.output import deliver
+from nanocnn.system.output import deliver, in_shell
 from nanocnn.system.startup import Laps, check_memory_limits, prepare_process, quick_imports
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{place.run_dir}: {ended}")
             return
         folder = train(config, place, laps)
-    name = shlex.quote(str(folder))
+    name = in_shell(folder)
     print(f"next: python test.py --ckpt {name}")
     print(f"      tensorboard --logdir {'runs' if folder.parts[0] == 'runs' else name}")
 

@@ -1,11 +1,16 @@
 """Reading a command line, with its mistakes reported like every other one."""
 
 import argparse
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nanocnn.system.errors import UserError
+
+if TYPE_CHECKING:
+    from nanocnn.config.hints import Given
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -21,7 +26,22 @@ class ArgumentParser(argparse.ArgumentParser):
         return [option for action in self._actions for option in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
+        if found := re.fullmatch("argument (--[a-z-]+): expected one argument", message):
+            from nanocnn.config.hints import with_value
+
+            message += f"; type {with_value(found[1], None)}"
         raise UserError(f"{message} {self.usage_hint}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """argparse's own, whose message has no word of what may be meant."""
+        if action.choices is not None and value not in action.choices:
+            from nanocnn.config.hints import with_value
+
+            option = action.option_strings[0]
+            meant = with_value(option, value)
+            allowed = ", ".join(map(str, action.choices))
+            instead = f"; type {meant}" if meant.split()[-1] in action.choices else ""
+            self.error(f"{option} {value}: should be one of {allowed}{instead}")
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The command line. Raises UserError for what is no option and no key=value of it."""
@@ -32,38 +52,51 @@ class ArgumentParser(argparse.ArgumentParser):
         args, unknown = self.parse_known_intermixed_args(arguments)
         options = [word for word in unknown if word.startswith("-")]
         if unknown:
-            self.refuse_option((options or unknown)[0], list(arguments), hasattr(args, "overrides"))
+            self.refuse_option((options or unknown)[0], list(arguments), args)
         for index, word in enumerate(getattr(args, "overrides", [])):
             if "=" not in word:
-                self.refuse_argument(args.overrides, index)
+                self.refuse_argument(args, index)
         for word in getattr(args, "stray", []):
             self.refuse_stray(word)
         return args
 
-    def refuse_option(self, written: str, arguments: list[str], takes_keys: bool) -> NoReturn:
+    def refuse_option(
+        self, written: str, arguments: list[str], args: argparse.Namespace
+    ) -> NoReturn:
         # here and not above, so that --help answers at once
-        from nanocnn.config.hints import instead_of_option, meant_keys, reason_without
+        from nanocnn.config.hints import instead_of_option
+        from nanocnn.config.spelling import meant_keys, reason_without
 
         option, equals, text = written.partition("=")
         after = arguments[arguments.index(written) + 1 :]
-        is_value = bool(after) and not after[0].startswith("--") and "=" not in after[0]
-        value = text if equals else after[0] if is_value else None
+        following = takewhile(lambda word: not word.startswith("--") and "=" not in word, after)
+        given = self.given(args)
+        instead = instead_of_option(option, [text] if equals else list(following), given)
         message = f"{option}: no such option of {self.prog}"
-        if not takes_keys and meant_keys(option):
+        if given.names is None and meant_keys(option) and not instead.startswith("--device"):
             message += "; the config is that of the checkpoint"
         if why := reason_without(option):
             raise UserError(f"{message}: {why}")
-        instead = instead_of_option(option, value, self.options, takes_keys)
         self.error(f"{message}; type {instead}" if instead else message)
 
-    def refuse_argument(self, arguments: list[str], index: int) -> NoReturn:
+    def given(self, args: argparse.Namespace) -> "Given":
+        """What the parser takes, and the config that `args` are about."""
+        from nanocnn.config.hints import Given, section_names
+
+        if not hasattr(args, "overrides"):
+            return Given(self.options, None)
+        overrides = [word for word in args.overrides if "=" in word]
+        return Given(self.options, section_names(args.config, overrides))
+
+    def refuse_argument(self, args: argparse.Namespace, index: int) -> NoReturn:
         from nanocnn.config.hints import instead_of_argument
 
-        message = f"{arguments[index]!r}: a key of the config is written key=value"
-        instead = instead_of_argument(arguments, index, self.options)
+        word = args.overrides[index]
+        message = f"{word!r}: a key of the config is written key=value"
+        instead = instead_of_argument(args.overrides, index, self.given(args))
         if instead.startswith("--"):
-            message = f"{arguments[index]!r}: no key=value"
-        raise UserError(f"{message}; type {instead or 'it so, as train.epochs=3'}")
+            message = f"{word!r}: no key=value"
+        raise UserError(f"{message}; type {instead or 'one, such as train.epochs=3'}")
 
     def refuse_stray(self, word: str) -> NoReturn:
         from nanocnn.config.hints import instead_of_stray

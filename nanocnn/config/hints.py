@@ -1,159 +1,146 @@
 """What someone may have meant by a word that is no key or option, and what to type instead."""
 
-import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import NamedTuple
 
-from nanocnn.config.schema import Config, Section
+from nanocnn.config.spelling import (
+    SWITCHES,
+    accepts,
+    all_keys,
+    assignments,
+    meant_keys,
+    meant_value,
+    variants_of,
+    word_of,
+)
+from nanocnn.system.errors import UserError
+from nanocnn.system.output import in_shell
 
-# keys, and what they are called elsewhere
-CALLED = {
-    "optimizer.lr": "learning_rate base_lr init_lr initial_lr max_lr peak_lr lr0 eta",
-    "optimizer.weight_decay": "wd decay l2",
-    "optimizer.momentum": "mom",
-    "optimizer": "opt optim optimiser",
-    "train.batch_size": "b batch batchsize bs bsz minibatch train_batch_size",
-    "train.epochs": "e ep num_epochs n_epochs nepochs max_epochs nb_epochs",
-    "train.patience": "patience early_stopping early_stop early_stopping_patience",
-    "train.clip_norm": "clip clip_grad grad_clip max_grad_norm gradient_clip gradient_clip_val",
-    "train.accumulate": (
-        "grad_accum accum_steps gradient_accumulation accumulate_grad_batches "
-        "gradient_accumulation_steps"
-    ),
-    "train.ema": "model_ema ema_decay",
-    "train.checkpoint_every": "save_every save_freq save_steps save_interval checkpoint_interval",
-    "log.every": "log_every log_interval log_freq print_freq logging_steps",
-    "schedule": "scheduler sched lr_scheduler lr_schedule",
-    "schedule.warmup": "warmup_epochs warmup_steps warmup_ratio",
-    "model": "arch architecture net network backbone",
-    "model.dropout": "dropout drop drop_rate p_drop",
-    "model.activation": "activation act",
-    "model.hidden": "hidden hidden_size",
-    "model.norm": "norm",
-    "model.width": "width",
-    "loss": "criterion loss_fn",
-    "loss.label_smoothing": "smoothing ls",
-    "data.dataset": "data ds",
-    "data.root": "data data_dir data_path data_root dataset_path dataset_dir train_dir image_dir",
-    "data.image_size": "img_size imgsz input_size resolution size crop_size",
-    "data.validation": "val val_split val_size val_fraction validation_split valid_size",
-    "data.augment.flip": "hflip horizontal_flip random_flip",
-    "data.augment.rotate": "rotation random_rotation",
-    "precision": "amp fp16 bf16 dtype mixed_precision half",
-    "seed": "s random_seed manual_seed rng",
-    "device": "gpus accelerator",
-}
 # options of the scripts, and what they are called elsewhere
 OPTIONS = {
     "--ckpt": "checkpoint weights load model resume run run_dir checkpoint_path model_path r m w",
     "--resume": "ckpt checkpoint weights load continue resume_from resume_from_checkpoint r",
     "--run-dir": "output output_dir outdir out save_dir logdir log_dir workdir work_dir exp run o",
     "--config": "c cfg conf yaml config_file config_path",
-    "--json": "output out report o",
+    "--json": "output out report results o",
     "--data-root": "data data_dir data_path root dataset_path data.root",
     "--dry-run": "fast_dev_run dryrun dry check",
     "--print-config": "show_config cfg_job",
+    "--split": "subset phase partition",
 }
-# what there is not, and why
-WITHOUT = {
-    "num_workers workers n_workers j nw pin_memory persistent_workers": (
-        "batches are made in this process, without workers; leave it out"
-    ),
-    "num_classes n_classes nb_classes classes in_channels": "that comes from the images",
-    "shuffle": "training images are always shuffled, others never",
+# options that take a value, and one for someone who has given none
+TAKES = {
+    "--ckpt": "",  # the newest run
+    "--resume": "auto",
+    "--run-dir": "runs/mine",
+    "--config": "digits.yaml",
+    "--seeds": "3",
+    "--json": "report.json",
+    "--data-root": "data",
+    "--split": "val",
+    "--device": "cpu",
+    "--batch-size": "128",
+    "--model": "model.py",
+    "--from": "1e-5",
+    "--to": "10",
+    "--steps": "200",
 }
+SPLITS = {"val": "val valid validation dev eval", "train": "train training", "test": "test testing"}
 
 
-DEVICES = {"cpu": "cpu", "no_cuda": "cpu", "no_gpu": "cpu", "gpu": "cuda", "cuda": "cuda"}
+class Given(NamedTuple):
+    """What a command that was not understood was given, and what it understands."""
+
+    options: Collection[str]
+    names: Mapping[str, str] | None  # of its config's sections; None where it takes no keys
 
 
-def word_of(name: str) -> str:
-    return name.rpartition(".")[2].lstrip("-").replace("-", "_").lower()
+def split_of(word: str) -> str:
+    return next((each for each, words in SPLITS.items() if word_of(word) in words.split()), "")
 
 
-def all_keys() -> dict[str, Any]:
-    """Every key in full with its type, of sections with a name too; but for those of networks."""
-    return dict(keys_below(Config))
+def with_value(option: str, value: str | None) -> str:
+    """`option` as one types it with `value`; empty where that cannot be its value."""
+    if option not in TAKES:
+        return option
+    if value is None:
+        return f"{option} {TAKES[option]}".strip()
+    if option == "--resume" and Path(value).exists():
+        run = run_folder_of(Path(value))
+        return f"--resume {in_shell(run)}" if run else seeds_again(Path(value))
+    if option == "--ckpt" and Path(value).exists():
+        return checkpoint_option(Path(value))
+    if option == "--device":
+        value = meant_value("device", value) or "cpu"
+    if option == "--split":
+        value = split_of(value) or value
+    return f"{option} {in_shell(value)}"
 
 
-def keys_below(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, field in section.model_fields.items():
-        types = (field.annotation, *get_args(field.annotation))
-        sections = [each for each in types if isinstance(each, type) and issubclass(each, Section)]
-        if not sections or "name" in sections[0].model_fields:
-            yield prefix + name, field.annotation
-        for section_type in sections:
-            yield from keys_below(section_type, f"{prefix}{name}.")
+def instead_of_option(option: str, values: Sequence[str], given: Given) -> str:
+    """What to type instead of `option`, which `given` has not; empty if nobody knows."""
+    return next(filter(None, ways_to_say(option, values, given)), "")
 
 
-def meant_keys(name: str, guess: bool = False) -> list[str]:
-    """The keys, in full, that `name` may mean: itself, by its last part, or as others call them.
-
-    With `guess` also one that is spelled nearly so.
-    """
-    word, keys = word_of(name), all_keys()
-    if name in keys:
-        return [name]
-    found = [key for key, words in CALLED.items() if word in words.split()]
-    found = found or [key for key in keys if word_of(key) == word]
-    if not found and guess:
-        words = {word_of(key) for key in keys}.union(*(words.split() for words in CALLED.values()))
-        nearest = get_close_matches(word, sorted(each for each in words if len(each) > 3), 1, 0.8)
-        return meant_keys(nearest[0]) if nearest else []
-    return found
-
-
-def reason_without(name: str) -> str:
-    """Why there is no key or option `name`; empty where that is not known."""
-    return next((why for words, why in WITHOUT.items() if word_of(name) in words.split()), "")
-
-
-def instead_of_option(
-    option: str, value: str | None, options: Collection[str], takes_keys: bool
-) -> str:
-    """What to type instead of `option`, which is not among `options`; empty if nobody knows."""
-    word = word_of(option)
-    alike = [each for each in options if word_of(each) == word]  # --dry_run
-    others = [each for each, words in OPTIONS.items() if each in options and word in words.split()]
-    nearest = get_close_matches(option, options, 1, 0.75)
-    text = "" if value is None else f" {shlex.quote(value)}"
-    run = run_folder_of(Path(value)) if value and "--resume" not in options else None
-    if takes_keys and word in DEVICES:
-        return f"device={DEVICES[word]}"
-    if value and run and not alike:  # as an option of another script takes it
-        if "--ckpt" in options:
-            return f"--ckpt {shlex.quote(value if value.endswith('.pt') else str(run))}"
-        return f"--config {shlex.quote(str(run / 'config.yaml'))}"
-    if alike:
-        return alike[0] + text
+def ways_to_say(option: str, values: Sequence[str], given: Given) -> Iterator[str]:
+    """What `option`, followed by `values`, may have meant, the likeliest first."""
+    options, names = given
+    word, value = word_of(option), values[0] if values else None
     section, _, last = option.lstrip("-").rpartition(".")
-    if takes_keys and last == "name" and f"{section}.name" in all_keys():
-        return assignments([section], value)
-    if takes_keys and not section and word in all_keys():
-        return assignments([word], value)
-    if others:
-        return others[0] + text
-    if takes_keys and (keys := meant_keys(word)):
-        return assignments(keys, value)
-    if nearest:
-        return nearest[0] + text
-    return assignments(meant_keys(word, guess=True), value) if takes_keys else ""
+    alike = [each for each in options if word_of(each) == word]  # --dry_run
+    called = [each for each, words in OPTIONS.items() if each in options and word in words.split()]
+
+    def keys_with_value(keys: Sequence[str]) -> str:
+        whole = ",".join(values)  # of a list
+        is_list = len(values) > 1 and any(accepts(key, f"[{whole}]") for key in keys)
+        return assignments(keys, f"[{whole}]" if is_list else value, names)
+
+    if names is not None:
+        yield switched(word, value)
+    elif "--device" in options and (word == "device" or "device=" in switched(word, value)):
+        yield with_value("--device", switched(word, value).partition("=")[2] or value)
+    if value and not alike and run_folder_of(Path(value)):  # as another script takes it
+        runs = (each for each in ("--resume", "--ckpt", "--config") if each in options)
+        yield with_run(next(runs, ""), value)
+    yield from (with_value(each, value) for each in alike)
+    if names is not None and last == "name" and f"{section}.name" in all_keys():
+        yield keys_with_value([section])
+    if names is not None and not section and word in all_keys():
+        yield keys_with_value([word])
+    if "--split" in options and not value and split_of(word):
+        yield f"--split {split_of(word)}"
+    if value and names is not None and "data.root" in meant_keys(word):
+        yield instead_of_path(value, options)
+    yield from (with_value(each, value) for each in called)
+    if names is not None:
+        yield keys_with_value(meant_keys(word))
+    yield from (with_value(each, value) for each in get_close_matches(option, options, 1, 0.75))
+    if names is not None:
+        yield keys_with_value(meant_keys(word, guess=True))
 
 
-def assignments(keys: list[str], value: str | None) -> str:
-    """The overrides that give `value` to one of `keys`."""
-    types = all_keys()
-    shown = []
-    for key in keys:
-        is_switch = bool in (types.get(key), *get_args(types.get(key)))
-        text = value if value is not None else "true" if is_switch else "VALUE"
-        shown.append(shlex.quote(f"{key}={text}"))
-    return " or ".join(shown)
+def switched(word: str, value: str | None = None) -> str:
+    """The override that `word` says alone, such as gpu or adam; empty if it says none."""
+    found = next((say for words, say in SWITCHES.items() if word in words.split()), "")
+    if found:
+        key, _, usual = found.partition("=")
+        is_no = word.startswith("no_") or word == usual
+        return f"{key}={usual if is_no or not value else meant_value(key, value) or usual}"
+    sections = ("optimizer", "schedule")
+    return next((f"{key}={word}" for key in sections if word in variants_of(key)), "")
 
 
-def instead_of_argument(arguments: list[str], index: int, options: Collection[str]) -> str:
+def with_run(option: str, value: str) -> str:
+    """`option` for the run that `value` is, or is a file of."""
+    if option == "--config":
+        run = run_folder_of(Path(value))
+        return f"--config {in_shell(run / 'config.yaml')}" if run else ""
+    return with_value(option, value) if option else ""
+
+
+def instead_of_argument(arguments: list[str], index: int, given: Given) -> str:
     """What to type instead of arguments[index], which is no key=value; empty if nobody knows."""
     word, before = arguments[index], "".join(arguments[index - 1 : index])
     following = "".join(arguments[index + 1 : index + 2])
@@ -164,18 +151,18 @@ def instead_of_argument(arguments: list[str], index: int, options: Collection[st
             end += 1
         return f'"{" ".join(arguments[start:end])}", with the quotes'
     if before.endswith("="):
-        return assignments(meant_keys(before[:-1]) or [before[:-1]], word)
+        return assignments(meant_keys(before[:-1]) or [before[:-1]], word, given.names)
     key, colon, text = word.partition(":")
     if colon and (keys := meant_keys(key)):
-        return assignments(keys, text)
-    if instead := instead_of_path(word, options):
+        return assignments(keys, text, given.names)
+    if instead := instead_of_path(word, given.options) or switched(word):
         return instead
-    if f"--{word}" in options:
-        return f"--{word}"
+    if f"--{word}" in given.options:
+        return with_value(f"--{word}", following or None)
     if following.startswith("="):
         following = following[1:] or "".join(arguments[index + 2 : index + 3])
     if keys := meant_keys(word):
-        return assignments(keys, following or None)
+        return assignments(keys, following or None, given.names)
     return ""
 
 
@@ -188,25 +175,27 @@ def instead_of_stray(word: str, options: Collection[str], choices: Collection[st
     """What to type instead of `word` where a command takes options alone; `choices` are splits."""
     key, equals, value = word.partition("=")
     if equals:
-        return instead_of_option(f"--{word_of(key)}", value, options, takes_keys=False)
-    if word in choices:
-        return f"--split {word}"
+        return instead_of_option(f"--{word_of(key)}", [value], Given(options, None))
+    if split_of(word) in choices:
+        return f"--split {split_of(word)}"
     if Path(word).exists():
-        return f"--ckpt {shlex.quote(word)}"
-    return f"--{word}" if f"--{word}" in options else "--ckpt RUN"
+        return checkpoint_option(Path(word))
+    return with_value(f"--{word}", None) if f"--{word}" in options else ""
 
 
 def instead_of_path(word: str, options: Collection[str]) -> str:
     """What to type for a config, a run or a folder of images; empty if `word` is none."""
     from nanocnn.config.load import locate_config  # which stands on this file
 
-    path, name = Path(word), shlex.quote(word)
+    path, name = Path(word), in_shell(word)
     run = run_folder_of(path)
     if run is not None:
-        config = f"--config {shlex.quote(str(run / 'config.yaml'))}"
+        config = f"--config {in_shell(run / 'config.yaml')}"
         if path.name == "config.yaml" or "--resume" not in options:
             return config
-        return f"--resume {shlex.quote(str(run))} to go on with it, or {config} to repeat it"
+        return f"--resume {in_shell(run)} to go on with it, or {config} to repeat it"
+    if "--resume" in options and path.is_dir() and (again := seeds_again(path)):
+        return again
     if locate_config(word):
         return f"--config {name}"
     if (path / "train").is_dir():
@@ -226,7 +215,49 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and (folder / "run.json").is_file()
 
 
-def newest_run(folder: Path) -> Path | None:
-    """The newest of the runs in `folder`, which is none itself; None where there is none."""
-    runs = [path.parent for path in folder.glob("*/config.yaml") if is_run(path.parent)]
+def newest_run(folder: Path, holding: str) -> Path | None:
+    """The newest of the runs in `folder` that have a file `holding`; None where there is none."""
+    runs = [path.parent for path in folder.glob(f"*/{holding}") if is_run(path.parent)]
     return max(runs, key=lambda run: run.stat().st_mtime, default=None)
+
+
+def seeds_again(folder: Path) -> str:
+    """The options that go on with what --seeds made in `folder`; empty where it made nothing."""
+    runs = [path.parent for path in folder.glob("seed_*/config.yaml")]
+    seeds = {int(run.name[5:]): run for run in runs if run.name[5:].isdecimal()}
+    if not seeds:
+        return ""
+    first, last = min(seeds), max(seeds)
+    return (
+        f"--config {in_shell(seeds[first] / 'config.yaml')} --seeds {max(2, last - first + 1)} "
+        f"--run-dir {in_shell(folder)} --resume auto"
+    )
+
+
+def checkpoint_option(path: Path) -> str:
+    """The --ckpt that judges what lies at `path`; empty where there is no checkpoint."""
+    if path.is_file() and path.suffix == ".pt":
+        return f"--ckpt {in_shell(path)}"
+    if any(path.glob("seed_*/best.pt")):
+        return f"--ckpt {in_shell(path)}"
+    folder = run_folder_of(path) or path
+    if (folder / "best.pt").is_file():
+        return f"--ckpt {in_shell(folder)}"
+    files = (folder / name for name in ("last.pt", "previous.pt"))
+    if file := next((file for file in files if file.is_file()), None):
+        return f"--ckpt {in_shell(file)}"
+    newest = newest_run(path, "best.pt") if path.is_dir() else None
+    return f"--ckpt {in_shell(newest)}" if newest else ""
+
+
+def section_names(config: str | None, overrides: Sequence[str]) -> dict[str, str]:
+    """The names that the sections of a config have; fewer where it is not a good one."""
+    from nanocnn.config.load import find_config, read_values  # which stand on this file
+
+    try:
+        values, _ = read_values(find_config(config or "digits.yaml"), overrides)
+    except UserError:
+        return {} if not overrides else section_names(config, ())
+    sections = {key: value for key, value in values.items() if isinstance(value, dict)}
+    names = {key: value.get("name") for key, value in sections.items()}
+    return {key: name for key, name in names.items() if isinstance(name, str)}

@@ -8,7 +8,6 @@ as `networks`.
 """
 
 import inspect
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +17,11 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_origin
 from pydantic import Field, ValidationError, create_model
 
 from nanocnn.config.complaints import describe, shown
-from nanocnn.config.hints import newest_run, run_folder_of
+from nanocnn.config.hints import newest_run, run_folder_of, seeds_again
 from nanocnn.config.schema import Config, Network, is_named
 from nanocnn.config.strict_yaml import parse_yaml, read_yaml
 from nanocnn.system.errors import UserError, did_you_mean
+from nanocnn.system.output import in_shell
 
 PACKAGE = Path(__file__).parent.parent
 # in the wheel they lie in the package, in a clone beside it
@@ -67,12 +67,7 @@ def load_config(
 def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     """What `load_config` can tell before it has the networks, which come with torch."""
     path = find_config(path)
-    values, lines = read_yaml(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: should hold lines of `key: value`, not {shown(values)}")
-    places = {key: f"{path}, line {line}" for key, line in lines.items()}
-    for override in in_order(overrides):
-        apply_override(values, places, override)
+    values, places = read_values(path, overrides)
 
     def place(key: tuple[str, ...]) -> str:
         while key and key not in places:
@@ -84,6 +79,19 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     except ValidationError as error:
         raise UserError(describe(error, Config, values, place)) from None
     return Draft(values, place)
+
+
+def read_values(
+    path: Path, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """What the file at `path` and `overrides` say, unchecked, and where each key was written."""
+    values, lines = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: should hold lines of `key: value`, not {shown(values)}")
+    places = {key: f"{path}, line {line}" for key, line in lines.items()}
+    for override in in_order(overrides):
+        apply_override(values, places, override)
+    return values, places
 
 
 def config_from_dict(
@@ -166,16 +174,14 @@ def config_of(run_dir: Path) -> Path:
     instead = "allowed is a run folder, or auto"
     if run_dir.is_file() and (folder := run_folder_of(run_dir)):
         what = "a run goes on from its newest checkpoint"
-        instead = f"type --resume {shlex.quote(str(folder))}"
-    elif newest := newest_run(run_dir):
+        instead = f"type --resume {in_shell(folder)}"
+    elif newest := newest_run(run_dir, "last.pt"):
         what = "is no run, but holds some"
-        instead = f"type one of them, such as --resume {shlex.quote(str(newest))}"
-        if newest.name.startswith("seed_"):
-            config = shlex.quote(str(run_dir / "seed_0" / "config.yaml"))
-            instead += (
-                f", or for all: --config {config} --seeds N --run-dir {shlex.quote(str(run_dir))} "
-                "--resume auto"
-            )
+        instead = f"type one of them, such as --resume {in_shell(newest)}"
+        if again := seeds_again(run_dir):
+            instead += f", or for all, or for more --seeds than these: {again}"
+    elif again := seeds_again(run_dir):
+        what, instead = "is no run, but holds some", f"type {again}"
     raise UserError(f"--resume {run_dir}: {what}; {instead}")
 
 
@@ -183,7 +189,7 @@ def find_config(path: str | Path) -> Path:
     if found := locate_config(path):
         return found
     if run := run_folder_of(Path(path)):
-        name, config = (shlex.quote(str(each)) for each in (run, run / "config.yaml"))
+        name, config = in_shell(run), in_shell(run / "config.yaml")
         raise UserError(
             f"{path}: no config file; type --config {config} to repeat the run; "
             f"python train.py --resume {name} goes on with it"

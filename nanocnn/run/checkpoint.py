@@ -13,6 +13,7 @@ import torch
 from nanocnn.run.contents import FORMAT, Checkpoint, check_contents
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import Sealed, is_sealed
+from nanocnn.system.output import in_shell
 from nanocnn.system.version import __version__
 
 # What the keys of a config mean, raised whenever the same config trains otherwise than before.
@@ -45,7 +46,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises UserError for a file that is damaged, even by a bit, or is no checkpoint of this project.
     """
     try:
-        sealed = path.is_file() and is_sealed(path)  # a pipe would be waited for
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: {what_it_is(path)}")
+        sealed = is_sealed(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     if not sealed:
@@ -78,12 +81,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def what_it_is(path: Path) -> str:
+    """What stands in the place of a file that is none."""
+    if path.is_dir():
+        return "a folder, should be a checkpoint"
+    if path.is_symlink():
+        return "a link to nothing, should be a checkpoint"
+    return "no file, should be a checkpoint" if path.exists() else "missing"
+
+
 def load_newest(run_dir: Path) -> tuple[Path, dict[str, Any]]:
     """The last checkpoint of a run and its file; where last.pt is damaged, previous.pt."""
     files = [run_dir / name for name in ("last.pt", "previous.pt")]
     found = [path for path in files if path.exists()]
     if not found:
-        raise UserError(f"{run_dir}: holds no checkpoint to resume from (last.pt)")
+        raise UserError(
+            f"{run_dir}: holds no checkpoint to resume from (last.pt); to begin anew there, type "
+            f"--config {in_shell(run_dir / 'config.yaml')} --run-dir {in_shell(run_dir)} "
+            "--resume auto"
+        )
     problems = [] if files[0] in found else [f"{files[0]}: missing"]
     for path in found:
         try:

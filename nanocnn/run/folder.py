@@ -14,10 +14,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nanocnn.config.hints import is_run
 from nanocnn.config.schema import Config, Data, to_yaml
 from nanocnn.run.contents import Facts, read_json
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import replacing, sync_folder
+from nanocnn.system.output import in_shell
 
 # what flock fails with where a file system, of a network for one, or the system does not have it
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
@@ -43,9 +45,11 @@ def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
             os.fsync(file.fileno())
         sync_folder(run_dir.parent)
     except FileExistsError:
+        instead = ""
+        if run_dir is not None and is_run(run_dir):
+            instead = f"; type --resume {in_shell(run_dir)} to go on with its run"
         raise UserError(
-            f"--run-dir {run_dir}: should name a new or an empty folder "
-            "(--resume goes on with a run)"
+            f"--run-dir {run_dir}: should name a new or an empty folder{instead}"
         ) from None
     except OSError as error:
         if run_dir is not None:

@@ -1,13 +1,12 @@
 """From a run folder or a checkpoint back to its network."""
 
-import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from nanocnn.config.hints import newest_run, run_folder_of
+from nanocnn.config.hints import checkpoint_option, run_folder_of
 from nanocnn.config.load import config_from_dict
 from nanocnn.config.schema import OWN_IMAGES, Config
 from nanocnn.images.content import read_hashes
@@ -90,12 +89,11 @@ def find_checkpoint(path: Path | None) -> Path:
     if path.is_file() and (path.suffix == ".pt" or not run):
         return path
     if path.is_file():
-        raise UserError(f"{path}: no checkpoint; type --ckpt {shlex.quote(str(run))}")
+        instead = checkpoint_option(path)
+        raise UserError(f"{path}: no checkpoint{'; type ' * bool(instead)}{instead}")
     if not (path / "best.pt").is_file():
-        instead = f"; {path / 'last.pt'} is there" if (path / "last.pt").is_file() else ""
-        if newest := newest_run(path):
-            instead = f" but runs; type one of them, such as --ckpt {shlex.quote(str(newest))}"
-        raise UserError(f"{path}: this folder holds no best.pt{instead}")
+        instead = checkpoint_option(path)
+        raise UserError(f"{path}: this folder holds no best.pt{'; type ' * bool(instead)}{instead}")
     return path / "best.pt"
 
 

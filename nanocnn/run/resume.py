@@ -1,18 +1,18 @@
 """Which run to go on with, and whether it may go on under a config."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanocnn.config.load import load_config
 from nanocnn.config.schema import Config, leaves
 from nanocnn.networks.build import Networks
-from nanocnn.run.checkpoint import SEMANTICS, load_checkpoint, load_newest
+from nanocnn.run.best import check_best
+from nanocnn.run.checkpoint import SEMANTICS, load_newest
 from nanocnn.run.folder import locked, read_facts
 from nanocnn.run.progress import progress_of
 from nanocnn.run.restore import parse_config
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import in_shell
 from nanocnn.system.version import __version__
 
 # where a run computes and reads, and how often it writes: what may be another when it goes on
@@ -39,18 +39,13 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     """
     path, checkpoint = load_newest(run_dir)
     before = parse_config(path, checkpoint, networks)
-    if changed := changes_since(checkpoint, before):
-        raise UserError(
-            f"--resume {run_dir}: begun by version {checkpoint.get('version', '0.1.0')}, whose "
-            f"{' and '.join(changed)} differs from this version's ({__version__}); "
-            "finish it with that version, or begin anew"
-        )
     different = differences(before, config)
     if config.train.epochs > before.train.epochs:
         different.pop("train.epochs", None)
     is_earlier = "background" not in checkpoint["config"].get("data", {})
-    if is_earlier and config.data.background == "auto":
-        different.pop("data.background", None)  # what that comes to, check_images compares
+    came_to = checkpoint["data"].get("background", "black")
+    if config.data.background == came_to or (is_earlier and config.data.background == "auto"):
+        different.pop("data.background", None)  # what auto comes to, check_images compares
     if is_longer(config.train.patience, before.train.patience):
         different.pop("train.patience", None)
     if different:
@@ -68,7 +63,14 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
             f"--resume {run_dir}: {folder}: no such folder; if the images have moved, type "
             "data.root=DIR"
         )
-    return Place(run_dir, check_best(run_dir, checkpoint, config.train.epochs), is_begun=True)
+    place = Place(run_dir, checkpoint, is_begun=True)
+    if (changed := changes_since(checkpoint, before)) and not how_it_ended(place, config):
+        raise UserError(
+            f"--resume {run_dir}: begun by version {checkpoint.get('version', '0.1.0')}, whose "
+            f"{' and '.join(changed)} differs from this version's ({__version__}); "
+            "finish it with that version, or begin anew"
+        )
+    return place._replace(checkpoint=check_best(path, checkpoint, config.train.epochs))
 
 
 def resume_newest(config: Config, run_dir: Path | None, networks: Networks) -> Place | None:
@@ -119,12 +121,15 @@ def how_it_ended(place: Place, config: Config) -> str:
         return f"finished, {epochs} epochs; nothing to do"
     if patience is None or not progress.is_out_of(patience):
         return ""
-    more = 2 * patience if 2 * patience < epochs else "null"
-    return (
+    ended = (
         f"finished, no better validation for {patience} epochs after epoch {progress.best_epoch} "
-        f"of {epochs}; nothing to do (python train.py --resume {shlex.quote(str(place.run_dir))} "
-        f"train.patience={more} goes on)"
+        f"of {epochs}; nothing to do"
     )
+    if changes_since(place.checkpoint, config):
+        return ended
+    more = 2 * patience if 2 * patience < epochs else "null"
+    command = f"python train.py --resume {in_shell(place.run_dir)} train.patience={more}"
+    return f"{ended} ({command} goes on)"
 
 
 def is_of(run_dir: Path, config: Config, networks: Networks) -> bool:
@@ -163,31 +168,6 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
     }
     acts = since_2 | (since_1 if semantics < 2 else {})
     return [key for key, is_changed in acts.items() if is_changed]
-
-
-def check_best(run_dir: Path, checkpoint: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """The checkpoint of a run of `epochs` in all, without its best epoch where best.pt is lost.
-
-    Then the best of the epochs to come is kept. Raises UserError where none is to come, or where
-    the last one is the best one and there to be copied.
-    """
-    best, last = run_dir / "best.pt", run_dir / "last.pt"
-    if checkpoint["best_epoch"] == 0 and not checkpoint.get("head"):
-        return checkpoint
-    try:
-        found = load_checkpoint(best)["epoch"]
-        if found >= checkpoint["best_epoch"]:
-            return checkpoint
-        problem = f"{best}: holds epoch {found}, not {checkpoint['best_epoch']}, the best one"
-    except UserError as error:
-        problem = str(error)
-    if checkpoint["best_epoch"] == checkpoint["epoch"] and checkpoint["partial"] is None:
-        copy = f"cp {shlex.quote(str(last))} {shlex.quote(str(best))}"
-        raise UserError(f"{problem}; the last epoch was the best one: {copy}")
-    if checkpoint["epoch"] >= epochs:
-        raise UserError(f"{problem}; {last} holds epoch {checkpoint['epoch']}, the last one")
-    print(f"warning: {problem}; the best of the epochs to come is kept instead", file=sys.stderr)
-    return checkpoint | {"best_epoch": checkpoint["epoch"], "best_score": (-1.0, 0.0)}
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

@@ -1,6 +1,5 @@
 """A run: its folder, and how far it has come."""
 
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -29,6 +28,7 @@ from nanocnn.run.start import (
 )
 from nanocnn.run.state import go_on, state_of
 from nanocnn.system.errors import NonFiniteError, UserError
+from nanocnn.system.output import in_shell
 from nanocnn.system.signals import Stopped, StopRequest, handled
 from nanocnn.system.startup import Laps
 from nanocnn.training.learner import Learner, StepResult
@@ -109,11 +109,11 @@ class Run:
                 yield
                 self._save_rest()
             except NonFiniteError as error:
-                raise NonFiniteError(f"{error}; {lower_rate(config)}") from None
+                raise NonFiniteError(f"{error}; {lower_rate(config, folder)}") from None
             except (Stopped, StreamError) as end:
                 self._laps("training")
                 self._save_rest()
-                note = f"python train.py --resume {shlex.quote(str(folder))} goes on"
+                note = f"python train.py --resume {in_shell(folder)} goes on"
                 if isinstance(end, Stopped):
                     raise Stopped(end.number, note) from None
                 raise UserError(f"{end}; nothing is lost: {note}") from None

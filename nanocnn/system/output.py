@@ -3,10 +3,12 @@
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, TextIO
 
 # Control characters but for a tab and the end of a line, line separators, what turns the direction
@@ -29,6 +31,22 @@ def one_line(text: str) -> str:
 def escaped(text: str) -> str:
     """As `one_line`, but so that `text` can be had back: a backslash in it is doubled."""
     return one_line(text.replace("\\", "\\\\"))
+
+
+def in_shell(path: str | Path) -> str:
+    """`path` as one types it in a shell, in one line and not to be taken for an option."""
+    text = str(path)
+    text = f"./{text}" if text.startswith("-") else text
+    if not any(UNSAFE.match(letter) or letter == "\n" for letter in text):
+        return shlex.quote(text)
+    # as bash and zsh read it, in octal bytes
+    letters = (
+        "".join(f"\\{byte:03o}" for byte in letter.encode(errors="surrogateescape"))
+        if UNSAFE.match(letter) or letter in "\n\\'"
+        else letter
+        for letter in text
+    )
+    return f"$'{''.join(letters)}'"
 
 
 class Output:

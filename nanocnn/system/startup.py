@@ -64,15 +64,29 @@ def check_memory_limits() -> None:
         import resource
     except ImportError:  # not everywhere
         return
-    limits = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
-    sizes = {option: resource.getrlimit(limit)[0] for option, limit in limits.items()}
-    found = [f"{key} {n // 1024}" for key, n in sizes.items() if n != resource.RLIM_INFINITY]
+    kinds = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
+    limits = {option: resource.getrlimit(kind) for option, kind in kinds.items()}
+    limits = {key: pair for key, pair in limits.items() if pair[0] != resource.RLIM_INFINITY}
     command = [sys.executable, "-c", NEEDED]
-    if found and subprocess.run(command, check=False, capture_output=True).returncode:
-        raise UserError(
-            f"ulimit {' '.join(found)}: too little memory for PyTorch to start; type ulimit -v "
-            "unlimited -d unlimited, or ask the batch system for more"
+    if not limits or not subprocess.run(command, check=False, capture_output=True).returncode:
+        return
+
+    def written(size: int) -> str:
+        return "unlimited" if size == resource.RLIM_INFINITY else str(size // 1024)
+
+    found = " ".join(f"{option} {written(soft)}" for option, (soft, _) in limits.items())
+    raising = [f"ulimit -S {key} {written(hard)}" for key, (_, hard) in limits.items()]
+    # a shell may go as far as the hard limit, which may be too low as well
+    raised = ["sh", "-c", f'{"; ".join(raising)}; exec "$@"', "sh", *command]
+    if not subprocess.run(raised, check=False, capture_output=True).returncode:
+        instead = f"type {'; '.join(raising)}"
+    else:
+        hard = " ".join(f"{option} {written(hard)}" for option, (_, hard) in limits.items())
+        instead = (
+            f"the hard limit, {hard}, is too low as well, and this shell cannot raise it: begin in "
+            "a new shell, or ask the batch system or whoever set it for more"
         )
+    raise UserError(f"ulimit {found}: too little memory for PyTorch to start; {instead}")
 
 
 class Laps:

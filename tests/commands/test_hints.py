@@ -24,8 +24,9 @@ HINTS = {  # command line -> the end of what it says, but for "('... --help' sho
     "train.py --optimizer adam": "type optimizer=adam",
     "train.py --arch convnet": "type model=convnet",
     "train.py --dataset mnist": "type data.dataset=mnist",
-    "train.py --data-dir pictures": "type data.root=pictures",
-    "train.py --name 'two words'": "type 'name=two words'",
+    "train.py --data-dir pictures": "type --config folder.yaml data.root=pictures",
+    "train.py --data-dir 'my data'": "type 'data.root=my data'",
+    "train.py --name 'two words'": "type name=two_words",
     "train.py --device cpu": "type device=cpu",
     "train.py --no-cuda": "type device=cpu",
     "train.py --gpu 0": "type device=cuda",
@@ -38,12 +39,13 @@ HINTS = {  # command line -> the end of what it says, but for "('... --help' sho
     "train.py --ckpt run": "type --resume run",
     "train.py --cfg mnist.yaml": "type --config mnist.yaml",
     "train.py --print-confg": "type --print-config",
-    "train.py --config": "expected one argument",
+    "train.py --config": "expected one argument; type --config digits.yaml",
+    "train.py --resume": "expected one argument; type --resume auto",
     "train.py --config=": UNSET,
     "train.py --resume ''": UNSET,
     "nanocnn find-lr --lr 3": "type optimizer.lr=3",
     "nanocnn find-lr --seed 3": "type seed=3",
-    "nanocnn layers --width 2": "type model.width=2",
+    "nanocnn layers --width 2": "type model=vgg11 model.width=2",
     "nanocnn layers --ckpt run": "type --config run/config.yaml",
     "nanocnn train": "type python train.py",
     "model.py --ckpt run": "type --config run/config.yaml",
@@ -51,14 +53,20 @@ HINTS = {  # command line -> the end of what it says, but for "('... --help' sho
     "train.py lr=0.1": "did you mean 'optimizer.lr'?",
     "train.py epochs=3": "did you mean 'train.epochs'?",
     "train.py epoch=3": "did you mean 'train.epochs'?",
-    "train.py betas=[0.9,0.99]": "did you mean 'optimizer.betas'?",
+    "train.py betas=[0.9,0.99]": "did you mean 'optimizer.betas' with optimizer=adam?",
     "train.py optimizer.learning_rate=0.1": "did you mean 'optimizer.lr'?",
     "train.py model.dropuot=0.1 model=convnet": "did you mean 'dropout'?",
-    "train.py dropout=0.1": "did you mean 'model.dropout'?",
+    "train.py dropout=0.1": "did you mean 'model.dropout' with model=convnet?",
     "train.py batch=3": "did you mean 'train.batch_size'?",
-    "train.py gamma=0.5": "did you mean 'loss.gamma' or 'schedule.gamma'?",
+    "train.py gamma=0.5": (
+        "did you mean 'loss.gamma' with loss=focal or 'schedule.gamma' with schedule=step?"
+    ),
+    "train.py schedule=step gamma=0.5": "did you mean 'schedule.gamma'?",
+    "train.py augment.flip=true": "did you mean 'data.augment.flip'?",
+    "train.py optim.lr=0.1": "did you mean 'optimizer.lr'?",
+    "train.py device=gpu": "did you mean 'cuda'?",
     "train.py num_workers=4": "batches are made in this process, without workers; leave it out",
-    "train.py data=mnist": "did you mean data.dataset=mnist or data.root=mnist?",
+    "train.py data=mnist": "should be a section, such as data.dataset=mnist",
     "train.py optimizer.name=adam": "optimizer=adam begins this section anew",
     "model.py lr=1": "did you mean 'optimizer.lr'?",
     # not written key=value
@@ -68,7 +76,7 @@ HINTS = {  # command line -> the end of what it says, but for "('... --help' sho
     "train.py train.epochs:3": "type train.epochs=3",
     "train.py optimizer={name: adam, lr: 1}": '"optimizer={name: adam, lr: 1}", with the quotes',
     "train.py dry-run": "type --dry-run",
-    "train.py anything": "type it so, as train.epochs=3",
+    "train.py anything": "type one, such as train.epochs=3",
     # configs, runs and images in the wrong place
     "train.py mnist_smoke.yaml": "type --config mnist_smoke.yaml",
     "train.py mnist": "type --config mnist",
@@ -80,7 +88,7 @@ HINTS = {  # command line -> the end of what it says, but for "('... --help' sho
     "train.py --config mnst": "did you mean 'mnist'?",
     "train.py --resume run/last.pt": "a run goes on from its newest checkpoint; type --resume run",
     "train.py --resume run/config.yaml": "type --resume run",
-    "train.py --resume five": "five/seed_0/config.yaml --seeds N --run-dir five --resume auto",
+    "train.py --resume five": "five/seed_3/config.yaml --seeds 2 --run-dir five --resume auto",
     "nanocnn find-lr mnist.yaml": "type --config mnist.yaml",
     "model.py mnist": "type --config mnist",
     # test.py
@@ -109,7 +117,8 @@ def imitate_run(folder):
 @pytest.mark.parametrize("command", HINTS)
 def test_a_slip_is_told_what_to_type(script, command):
     imitate_run(Path("run"))
-    imitate_run(Path("five/seed_0"))
+    for seed in (3, 4):
+        imitate_run(Path(f"five/seed_{seed}"))
     Path("pictures/train").mkdir(parents=True)
     before = sorted(Path().rglob("*"))
     name, *arguments = (

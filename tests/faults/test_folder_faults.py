@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -120,19 +121,71 @@ def test_a_lost_best_checkpoint_is_never_promised(run, script, lose):
     assert load_checkpoint(run / "best.pt")["epoch"] == 4
 
 
-def test_a_lost_best_checkpoint_that_is_also_the_last_one_is_to_be_copied(run, script):
+def in_its_place(make):
+    def lose(run):
+        lose_best(run)
+        make(run / "best.pt")
+
+    return lose
+
+
+@pytest.mark.parametrize(
+    "lose, reason",
+    [
+        (lose_best, "missing"),
+        (cut_best, "damaged"),
+        (in_its_place(Path.mkdir), "a folder"),
+        (in_its_place(os.mkfifo), "no file"),
+        (in_its_place(lambda best: best.symlink_to(best.name)), "a link to nothing"),
+    ],
+)
+def test_a_lost_best_checkpoint_that_is_also_the_last_one_is_to_be_copied(
+    run, script, lose, reason
+):
+    run = run.rename("my run's")
     state = load_checkpoint(run / "last.pt")
     best = {
         "best_epoch": 3,
         "best_score": (state["validation"]["accuracy"], -state["val_losses"][2]),
     }
     save_checkpoint(run, ["last.pt"], state | best)
-    lose_best(run)
-    for command in (["--resume", "run"], MORE):
+    lose(run)
+    for command in (["--resume", run], ["--resume", run, "train.epochs=4"]):
         result = script("train.py", *command)
-        assert result.code == 2 and "cp run/last.pt run/best.pt" in result.error
-    shutil.copy("run/last.pt", "run/best.pt")
-    assert script("train.py", *MORE).code == 0
+        assert result.code == 2 and f"my run's/best.pt: {reason}" in result.error
+    told = result.error.strip().partition("; type ")[2]
+    subprocess.run(["sh", "-c", told], check=True, timeout=60)
+    assert script("train.py", "--resume", run, "train.epochs=4").code == 0
+
+
+def test_the_checkpoint_that_was_read_is_the_one_to_be_copied(run, script):
+    """last.pt is damaged here, so that the run would go on from previous.pt."""
+    state = load_checkpoint(run / "previous.pt")
+    assert state["partial"] is None
+    best = {
+        "best_epoch": state["epoch"],
+        "best_score": (state["validation"]["accuracy"], -state["val_losses"][-1]),
+    }
+    save_checkpoint(run, ["previous.pt"], state | best)
+    lose_best(run)
+    (run / "last.pt").write_bytes(b"")
+    result = script("train.py", *MORE)
+    assert result.code == 2 and "type cp run/previous.pt run/best.pt" in result.error
+
+
+def test_a_run_without_its_best_checkpoint_is_judged_by_its_last(run, script):
+    lose_best(run)
+    told = script("test.py", "--ckpt", "run").error.strip().partition("; type ")[2]
+    assert told == "--ckpt run/last.pt"
+    assert script("test.py", *told.split()).code == 0
+
+
+def test_a_run_without_any_checkpoint_begins_anew_as_told(run, script):
+    for path in run.glob("*.pt"):
+        path.unlink()
+    told = script("train.py", "--resume", "run").error.strip().partition("; to begin anew")[2]
+    done = script("train.py", *told.partition("type ")[2].split())
+    assert done.code == 0, done.error
 
 
 def replace():

@@ -118,8 +118,21 @@ def test_too_little_memory_for_torch_is_said_before_it_aborts(tmp_path, option, 
         ["sh", "-c", command], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert f"ulimit {option} 300000" in done.stderr and "unlimited" in done.stderr
+    assert f"ulimit {option} 300000: too little memory" in done.stderr
+    assert f"the hard limit, {option} 300000, is too low as well" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_soft_limit_on_memory_is_raised_by_what_is_told(tmp_path):
+    check = f"{sys.executable} -c 'from nanocnn.system.startup import *; check_memory_limits()'"
+
+    def shell(*commands):
+        line = "; ".join(["ulimit -S -v 300000", *commands, check])
+        return subprocess.run(["sh", "-c", line], check=False, capture_output=True, text=True)
+
+    told = shell().stderr.strip().partition("to start; type ")[2]
+    assert told.startswith("ulimit -S -v ")
+    assert shell(told).returncode == 0
 
 
 @pytest.mark.parametrize(

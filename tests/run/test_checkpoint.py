@@ -12,7 +12,7 @@ from nanocnn.run import checkpoint as checkpoints
 from nanocnn.run import start
 from nanocnn.run.checkpoint import SEMANTICS, load_checkpoint, save_checkpoint
 from nanocnn.run.restore import find_checkpoint
-from nanocnn.run.resume import resume_run
+from nanocnn.run.resume import how_it_ended, resume_run
 from nanocnn.system.errors import UserError
 from nanocnn.system.version import __version__
 
@@ -79,11 +79,14 @@ def test_a_run_of_another_version_goes_on_where_its_config_means_the_same(
     run = train(config, tmp_path / "run")
     checkpoint = load_checkpoint(run / "last.pt") | {"semantics": semantics, "version": "0.1.0"}
     save_checkpoint(run, ["last.pt"], checkpoint)
+    place = resume_run(run, config, NETWORKS)  # there is nothing to finish
+    assert how_it_ended(place, config) == "finished, 2 epochs; nothing to do"
+    more = load_config("digits.yaml", [*SHORT, *options, "train.epochs=3"])
     if refused:
         with pytest.raises(UserError, match=refused):
-            resume_run(run, config, NETWORKS)
+            resume_run(run, more, NETWORKS)
     else:
-        assert resume_run(run, config, NETWORKS).checkpoint is not None
+        assert resume_run(run, more, NETWORKS).checkpoint is not None
 
 
 def test_how_often_a_run_logs_and_saves_may_change_when_it_goes_on(tmp_path):

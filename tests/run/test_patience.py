@@ -113,5 +113,6 @@ def test_a_rate_that_is_too_high_is_halved(script):
     done = script("train.py", *SHORT, "optimizer.lr=1e30", "--run-dir", "run")
     assert done.code == 3 and done.error.count("\n") == 1
     assert done.error.strip().endswith(
-        "begin anew with optimizer.lr=5e+29, half of it, or with what 'nanocnn find-lr' says"
+        "begin anew with optimizer.lr=5e+29, half of it, or with what nanocnn find-lr --config "
+        "run/config.yaml says"
     )
