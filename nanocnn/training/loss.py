@@ -15,8 +15,8 @@ from nanocnn.config.schema import BCE, MSE, CrossEntropy, Focal, Loss
 from nanocnn.images.splits import DataInfo
 from nanocnn.system.errors import UserError
 
-# of class weights: between the inverse of SUMMED and SUMMED float32 adds up the losses of any epoch;
-# and with up to MOST_TIMES from the smallest to the largest those of the smallest are not lost
+# of class weights: between the inverse of SUMMED and SUMMED float32 adds up the losses of any
+# epoch; with up to MOST_TIMES from the smallest to the largest those of the smallest are not lost
 SUMMED = 1e18
 MOST_TIMES = 1e30
 
