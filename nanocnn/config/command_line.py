@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import deliver
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -19,6 +20,9 @@ class ArgumentParser(argparse.ArgumentParser):
     @property
     def options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings]
+
+    def print_help(self, file: object = None) -> None:
+        deliver(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} {self.usage_hint}")

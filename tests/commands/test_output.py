@@ -109,7 +109,18 @@ def test_a_full_disk_under_the_log_ends_no_run(script, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [("train.py", "--print-config"), ("model.py",), ("test.py", "--json", "-")], ids=str
+    "command",
+    [
+        ("train.py", "--print-config"),
+        ("model.py",),
+        ("test.py", "--json", "-"),
+        ("test.py",),
+        ("nanocnn", "layers"),
+        ("nanocnn", "--help"),
+        ("nanocnn", "--version"),
+        ("nanocnn", "find-lr", *QUICK, "data.limit=200", "--from", "1e-3", "--steps", "30"),
+    ],
+    ids=str,
 )
 def test_a_full_disk_under_what_was_asked_for_is_an_error(
     script, digits_run, monkeypatch, capsys, command
@@ -118,6 +129,13 @@ def test_a_full_disk_under_what_was_asked_for_is_an_error(
     with Path("/dev/full").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
         done = script(*command, *own)
+    assert done.code == 2 and "standard output" in done.error
+
+
+def test_help_is_what_was_asked_for_too(script, monkeypatch):
+    with Path("/dev/full").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        done = script("train.py", "--help")
     assert done.code == 2 and "standard output" in done.error
 
 
