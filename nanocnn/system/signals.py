@@ -125,3 +125,13 @@ class StopRequest:
         """Raises Stopped if a signal has come."""
         if self.number is not None:
             raise Stopped(self.number)
+
+
+def check_stop() -> None:
+    """Raises Stopped if a signal has come to the StopRequest in force; for who waits long for
+    something else than a step.
+    """
+    for name in NAMES:
+        handler = signal.getsignal(getattr(signal, name)) if hasattr(signal, name) else None
+        if isinstance(handler, StopRequest):
+            handler.check()
