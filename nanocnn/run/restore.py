@@ -1,6 +1,5 @@
 """From a run folder or a checkpoint back to its network."""
 
-import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from nanocnn.networks.build import Networks, build_network
 from nanocnn.networks.weights import load_weights
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import quoted
 
 
 class Restored(NamedTuple):
@@ -90,11 +90,11 @@ def find_checkpoint(path: Path | None) -> Path:
     if path.is_file() and (path.suffix == ".pt" or not run):
         return path
     if path.is_file():
-        raise UserError(f"{path}: no checkpoint; type --ckpt {shlex.quote(str(run))}")
+        raise UserError(f"{path}: no checkpoint; type --ckpt {quoted(run)}")
     if not (path / "best.pt").is_file():
         instead = f"; {path / 'last.pt'} is there" if (path / "last.pt").is_file() else ""
         if newest := newest_run(path):
-            instead = f" but runs; type one of them, such as --ckpt {shlex.quote(str(newest))}"
+            instead = f" but runs; type one of them, such as --ckpt {quoted(newest)}"
         raise UserError(f"{path}: this folder holds no best.pt{instead}")
     return path / "best.pt"
 

@@ -1,6 +1,5 @@
 """A run: its folder, and how far it has come."""
 
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -29,6 +28,7 @@ from nanocnn.run.start import (
 )
 from nanocnn.run.state import go_on, state_of
 from nanocnn.system.errors import NonFiniteError, UserError
+from nanocnn.system.output import quoted
 from nanocnn.system.signals import Stopped, StopRequest, handled
 from nanocnn.system.startup import Laps
 from nanocnn.training.learner import Learner, StepResult
@@ -113,7 +113,7 @@ class Run:
             except (Stopped, StreamError) as end:
                 self._laps("training")
                 self._save_rest()
-                note = f"python train.py --resume {shlex.quote(str(folder))} goes on"
+                note = f"python train.py --resume {quoted(folder)} goes on"
                 if isinstance(end, Stopped):
                     raise Stopped(end.number, note) from None
                 raise UserError(f"{end}; nothing is lost: {note}") from None

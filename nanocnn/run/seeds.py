@@ -1,6 +1,5 @@
 """Several runs that differ in their seed alone, and what they come to."""
 
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.folder import create_seeds_dir, remove_empty
 from nanocnn.run.resume import Place, how_it_ended, resume_newest
 from nanocnn.system.errors import UserError
-from nanocnn.system.output import one_line
+from nanocnn.system.output import quoted
 from nanocnn.system.signals import Stopped, cleaned_up, exit_at_once, handled
 
 
@@ -31,7 +30,7 @@ def train_seeds(
     if config.seed + seeds > 2**63:
         raise UserError(f"--seeds {seeds}: seeds from {config.seed} on would be too large")
     run_dir, made = create_seeds_dir(config, run_dir, again)
-    name = one_line(shlex.quote(str(run_dir)))
+    name = quoted(run_dir)
     note = f"the same command with --run-dir {name} --resume auto goes on"
     accuracies = []
     try:

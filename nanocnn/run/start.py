@@ -1,7 +1,6 @@
 """The start of a run: what is said of it, and the facts that run.json keeps."""
 
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from nanocnn.networks.table import size_text, summary
 from nanocnn.run.folder import create_run_dir, read_facts
 from nanocnn.run.resume import Place
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import quoted
 from nanocnn.system.signals import Stopped, cleaned_up
 from nanocnn.system.startup import Laps
 from nanocnn.system.version import __version__
@@ -69,7 +69,7 @@ def check_free_space(parent: Path, model: nn.Module) -> None:
 
 def warn_of_changes(folder: Path, facts: dict[str, Any]) -> None:
     """Where a run that goes on is computed otherwise than before, its bits may be others."""
-    before, name = read_facts(folder), shlex.quote(str(folder))
+    before, name = read_facts(folder), quoted(folder)
     threads = before.get("threads")
     if isinstance(threads, int) and threads != facts["threads"] and facts["device"] == "cpu":
         print(

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,23 @@ def one_line(text: str) -> str:
 def escaped(text: str) -> str:
     """As `one_line`, but so that `text` can be had back: a backslash in it is doubled."""
     return one_line(text.replace("\\", "\\\\"))
+
+
+def quoted(text: object) -> str:
+    """`text`, such as a path, as a word to be typed into a shell, printable and in one line.
+
+    What cannot be printed is $'...' with its bytes, which bash, zsh and ksh understand.
+    """
+    word = str(text)
+    if one_line(word) == word:
+        return shlex.quote(word)
+    shown = word.replace("\\", r"\\").replace("'", r"\'")
+    unsafe = re.compile(rf"\n|{UNSAFE.pattern}")
+    return "$'" + unsafe.sub(lambda found: as_bytes(found[0]), shown) + "'"
+
+
+def as_bytes(text: str) -> str:
+    return "".join(rf"\x{byte:02x}" for byte in text.encode(errors="surrogateescape"))
 
 
 class Output:
