@@ -180,7 +180,7 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.evaluation.tables import print_report, print_unreadable
     from nanocnn.run.restore import find_checkpoints
     from nanocnn.system.files import write_json
-    from nanocnn.system.output import deliver
+    from nanocnn.system.output import check_delivered, deliver
 
     paths = find_checkpoints(args.ckpt)
     prepare_process()
@@ -227,6 +227,7 @@ def main(arguments: Sequence[str]) -> None:
             print_unreadable(result)
         else:
             print_report(result)
+        check_delivered()
 
 
 def report_file(path: Path, split: str) -> Path | None:

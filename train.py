@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
     exit_on_signal()  # the imports below take their time
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -26,7 +25,13 @@ from typing import TYPE_CHECKING
 from nanocnn.config.command_line import add_config, script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.output import deliver, in_shell
-from nanocnn.system.startup import Laps, check_memory_limits, prepare_process, quick_imports
+from nanocnn.system.startup import (
+    Laps,
+    check_memory_limits,
+    prepare_process,
+    quick_imports,
+    refuse_several_processes,
+)
 
 if TYPE_CHECKING:
     from nanocnn.config.schema import Config
@@ -137,11 +142,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
-    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):  # as torchrun sets it
-        raise UserError(
-            f"WORLD_SIZE = {os.environ['WORLD_SIZE']}: each of these processes would train the "
-            "same run; only one is supported, started with python train.py"
-        )
+    refuse_several_processes()
     laps = Laps()
     going_on = args.resume not in (None, "auto")
 

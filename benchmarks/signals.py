@@ -4,13 +4,13 @@
     python -m benchmarks.signals --count 6
 
 Each is a real `python train.py` of a short run on digits, or on pictures that worker processes
-read, which is sent SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2: while it starts, from the first
-moment on; in the run, with a checkpoint every few steps; or as it ends. Half of the signals go to
-its children too, as those of a terminal do. It has to end in 128 + the signal, or in 0 where it had
-finished. Before its first statement, when Python has the signals, it may die of one. In no case may
-a process be left, or a traceback shown. If there is a run folder, its checkpoints have to be whole,
-and the run has to go on from there to the very weights of one that nobody disturbed. The last line
-is the result as JSON; exit code 1 if anything was wrong.
+read, which is sent SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU: while it starts, from the
+first moment on; in the run, with a checkpoint every few steps; or as it ends. Half of the signals
+go to its children too, as those of a terminal do. It has to end in 128 + the signal, or in 0 where
+it had finished. Before its first statement, when Python has the signals, it may die of one. In no
+case may a process be left, or a traceback shown. If there is a run folder, its checkpoints have to
+be whole, and the run has to go on from there to the very weights of one that nobody disturbed. The
+last line is the result as JSON; exit code 1 if anything was wrong.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from functools import partial
 
 from nanocnn.config.command_line import add_config, add_networks, script_parser
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import deliver
 from nanocnn.system.signals import cleaned_up
 from nanocnn.system.startup import check_memory_limits, prepare_process
 
@@ -54,5 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     with cleaned_up(partial(remove_empty, made)), replacing(path) as file:
         draw(file, lrs, losses, best)
     lowest = lrs[losses.index(min(losses))]
-    print(f"the loss falls steepest at lr {best:.2g}, and is lowest at {lowest:.2g}")
-    print(f"{path} shows it; one_cycle bears about that as its peak: optimizer.lr={best:.2g}")
+    deliver(
+        f"the loss falls steepest at lr {best:.2g}, and is lowest at {lowest:.2g}\n"
+        f"{path} shows it; one_cycle bears about that as its peak: optimizer.lr={best:.2g}\n"
+    )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from nanocnn.system.errors import UserError, did_you_mean, exit_code
+from nanocnn.system.output import deliver
 from nanocnn.system.signals import exit_on_signal
 
 VERBS = {  # verb -> what it does; its module has the same name
@@ -27,12 +28,12 @@ examples:
 def run(arguments: Sequence[str]) -> None:
     """Do what the command line says. Raises UserError where that is nothing known."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        deliver(USAGE)
         return
     if arguments[0] == "--version":
         import nanocnn
 
-        print(f"nanocnn {nanocnn.__version__}")
+        deliver(f"nanocnn {nanocnn.__version__}\n")
         return
     verb, *rest = arguments
     if verb in ("train", "test"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import deliver
 
 if TYPE_CHECKING:
     from nanocnn.config.hints import Given
@@ -24,6 +25,9 @@ class ArgumentParser(argparse.ArgumentParser):
     @property
     def options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings]
+
+    def print_help(self, file: object = None) -> None:
+        deliver(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         if found := re.fullmatch("argument (--[a-z-]+): expected one argument", message):

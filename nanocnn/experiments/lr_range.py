@@ -57,7 +57,8 @@ def range_test(
 def suggestion(lrs: list[float], losses: list[float]) -> float:
     """The learning rate at which the loss falls steepest, over the log of the learning rate.
 
-    Raises UserError where it never falls.
+    Raises UserError where it never falls, and where it falls steepest at an end of the range: then
+    it may fall steeper beyond.
     """
     if len(lrs) < 3:
         raise UserError("the loss explodes at once: try a smaller --from")
@@ -67,7 +68,14 @@ def suggestion(lrs: list[float], losses: list[float]) -> float:
         raise UserError(
             "the loss does not fall anywhere: try --from and --to, or look at the config"
         )
-    return lrs[int(np.argmin(slopes[:end]))]
+    steepest = int(np.argmin(slopes[:end]))
+    if steepest in (0, len(lrs) - 1):
+        which, instead = ("last", "larger --to") if steepest else ("first", "smaller --from")
+        raise UserError(
+            f"the loss falls steepest at lr {lrs[steepest]:.2g}, the {which} one that was tried: "
+            f"try a {instead}, or more --steps"
+        )
+    return lrs[steepest]
 
 
 def draw(file: BinaryIO, lrs: list[float], losses: list[float], best: float) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from nanocnn.images.places import (
 )
 from nanocnn.images.table import read_table
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import in_shell
 
 
 class Layout(NamedTuple):
@@ -182,7 +182,7 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
         if not above and split_named(name):
             raise UserError(
                 f"{inner}: has the name of a split, and lies in the folder of a class; if "
-                f"{folder} is what holds the splits: data.root={shlex.quote(str(folder))}; else "
+                f"{folder} is what holds the splits: data.root={in_shell(folder)}; else "
                 f"move its images out, splits lie above the classes: <split>/{folder.name}"
             )
         behind = (*above, folder.resolve())

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from nanocnn.config.schema import Data
 from nanocnn.images.names import nfc
 from nanocnn.system.errors import UserError
+from nanocnn.system.output import in_shell
 
 # what people call the splits, in small letters
 SPLIT_NAMES = {
@@ -116,7 +116,7 @@ def remedy(data: Data, split: str, option: str) -> str:
     parent = root.parent if root.parent != root else root.absolute().parent
     for other in (parent, *folders):  # one level too deep, or too high
         if split in named_splits(other, data.dataset):
-            return f"; {other} has it: {option}{shlex.quote(str(other))}"
+            return f"; {other} has it: {option}{in_shell(other)}"
     others = named_splits(root, data.dataset)
     if split == "test" and others:
         return NO_TEST
@@ -125,7 +125,7 @@ def remedy(data: Data, split: str, option: str) -> str:
     if len(folders) == 1 and len(class_folders(folders[0])) > 1:
         return (
             f"; it holds one folder, {folders[0].name}; if the folders in that are the classes: "
-            f"{option}{shlex.quote(str(folders[0]))}"
+            f"{option}{in_shell(folders[0])}"
         )
     if folders:
         named = ", ".join(path.name for path in folders[:NAMED])
@@ -135,7 +135,7 @@ def remedy(data: Data, split: str, option: str) -> str:
     if len(class_folders(parent)) > 1 and any(map(looks_like_a_picture, visible(root))):
         return (
             f"; it holds pictures; if it is one of the classes, with others beside it: "
-            f"{option}{shlex.quote(str(parent))}"
+            f"{option}{in_shell(parent)}"
         )
     return ""
 

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nanocnn.config.schema import Data
 from nanocnn.images.carving import keep_list
 from nanocnn.images.content import write_hashes
+from nanocnn.images.listing import layout
 from nanocnn.images.names import look_alikes
 from nanocnn.images.own import Files, shortened
+from nanocnn.images.places import warn_of_unread
 from nanocnn.images.splits import DataInfo, Split, count_classes
 from nanocnn.images.stream import Stream
 from nanocnn.system.files import replacing
@@ -61,6 +64,17 @@ def print_data_report(
             f"warning: {len(twins):,} validation images have the pixels of a training image: "
             f"the first is {names[0]}, as {names[1]}",
             file=sys.stderr,
+        )
+
+
+def print_places(data: Data, classes: list[str]) -> None:
+    """What lies beside the splits and is not read, and that own images have no test split."""
+    warn_of_unread(data, classes)
+    places, divided = layout(data)
+    if divided and "test" not in places and data.test is None:
+        print(
+            "there is no test split: test.py can judge --split val only; with data.test=0.2 "
+            "images of train are held out for it"
         )
 
 

@@ -33,7 +33,6 @@ from nanocnn.images.decode import Background
 from nanocnn.images.listing import Listing, layout, list_split
 from nanocnn.images.own import Files, read_listings, training_shape
 from nanocnn.images.pictures import look_at
-from nanocnn.images.places import warn_of_unread
 from nanocnn.images.randomness import stratified_split
 from nanocnn.images.sets import DATASETS, resize
 from nanocnn.images.stream import Stream
@@ -86,20 +85,7 @@ def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str
     check(data.augment, (channels, height, width))
     if info is None:
         refuse_equal(data, splits["train"])
-        if files := splits["train"].files:
-            warn_of_unread(data, files.classes)
-            tell_of_no_test(data)
     return splits
-
-
-def tell_of_no_test(data: Data) -> None:
-    """Say so where own images are in splits, but test.py will find none."""
-    places, divided = layout(data)
-    if divided and "test" not in places and data.test is None:
-        print(
-            "there is no test split: test.py can judge --split val only; with data.test=0.2 "
-            "images of train are held out for it"
-        )
 
 
 def refuse_equal(data: Data, train: Split) -> None:

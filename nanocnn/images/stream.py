@@ -2,17 +2,21 @@
 ahead.
 """
 
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from queue import Empty, SimpleQueue
+from threading import Thread
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -23,13 +27,15 @@ from torch import Tensor
 from nanocnn.images.pictures import Pictures, cores
 from nanocnn.images.reader import serve
 from nanocnn.system.errors import UserError
-from nanocnn.system.signals import held_back
+from nanocnn.system.signals import check_stop, held_back
 
 # bytes of the folder in a socket's path: of 108 some systems have 104, and "pymp-" and "listener-"
 # with their random ends come after it
 MOST_OF_A_SOCKET = 65
 MOST_READERS = 8  # each costs memory; more would wait for the disk or for the network
 AHEAD = 2  # batches that each of them may have read before they are due
+LONG = 60.0  # seconds without an answer until it is said
+GLANCE = 0.2  # seconds between two looks at whether the run is to stop
 
 
 class StreamError(UserError):
@@ -75,8 +81,8 @@ class Stream:
         ahead = AHEAD * len(self.readers)
         for number, chosen in enumerate(chunks[:ahead]):
             self.ask(number, chosen)
-        for number in range(len(chunks)):
-            images, reasons = self.answer(number)
+        for number, chosen in enumerate(chunks):
+            images, reasons = self.answer(number, chosen)
             for index, reason in reasons.items():
                 path = self.pictures.root / self.pictures.paths[index]
                 raise StreamError(
@@ -90,29 +96,63 @@ class Stream:
 
     def ask(self, number: int, chosen: Tensor) -> None:
         """Let batch `number` of this pass be read; the readers take turns."""
-        reader = self.readers[number % len(self.readers)]
-        try:
-            reader.connection.send((self.passes, chosen.cpu().numpy()))
-        except OSError:
-            raise self.end_of(reader) from None
+        connection = self.readers[number % len(self.readers)].connection
+        task = self.passes, chosen.cpu().numpy()
+        self.patiently(lambda: connection.send(task), number, chosen)
 
-    def answer(self, number: int) -> tuple[np.ndarray, dict[int, str]]:
+    def answer(self, number: int, chosen: Tensor) -> tuple[np.ndarray, dict[int, str]]:
         """Batch `number` of this pass, and why pictures in it cannot be read."""
+        connection = self.readers[number % len(self.readers)].connection
+        while True:  # first may come what was left of a pass before
+            of_pass, images, reasons = self.patiently(connection.recv, number, chosen)
+            if of_pass == self.passes:
+                return images, reasons
+
+    def patiently(self, exchange: Callable[[], Any], number: int, chosen: Tensor) -> Any:
+        """What `exchange` with the reader of batch `number` gives, however long it takes.
+
+        A process that was stopped, or a disk that hangs, may hold it up in the middle of a message,
+        where nothing ends the waiting: a thread waits, and this one says so and stays free to stop.
+        Raises Stopped, or StreamError where the reader has ended.
+        """
         reader = self.readers[number % len(self.readers)]
+        results: SimpleQueue = SimpleQueue()
+        Thread(target=put_result, args=(exchange, results), daemon=True).start()
+        warn_at = time.monotonic() + LONG
         try:
-            while True:  # first may come what was left of a pass before
-                of_pass, images, reasons = reader.connection.recv()
-                if of_pass == self.passes:
-                    return images, reasons
-        except (OSError, EOFError):
-            raise self.end_of(reader) from None
+            while True:
+                try:
+                    result, error = results.get(timeout=GLANCE)
+                    break
+                except Empty:
+                    check_stop()
+                if time.monotonic() > warn_at:
+                    warn_at = math.inf
+                    self.warn_of_silence(reader, chosen)
+        except BaseException:
+            hang_up(self.readers)  # else the thread would take what is the next one's
+            raise
+        if isinstance(error, OSError | EOFError):
+            raise self.end_of(reader)
+        if error:
+            raise error
+        return result
+
+    def warn_of_silence(self, reader: Reader, chosen: Tensor) -> None:
+        pid, first = reader.process.pid, self.pictures.paths[int(chosen[0])]
+        print(
+            f"warning: process {pid} has been reading {len(chosen):,} pictures, of which "
+            f"{self.pictures.root / first} is the first, for {LONG:g} seconds and is waited for: "
+            f"the disk may hang; if the process was stopped, kill -CONT {pid} lets it go on",
+            file=sys.stderr,
+        )
 
     def end_of(self, reader: Reader) -> StreamError:
         """What to say of a process that has ended unasked; the others end too."""
         count = len(self.readers)
-        hang_up(self.readers)
-        reader.process.join(1)
+        reader.process.join(1)  # before it is ended in case that it has not
         code = reader.process.exitcode
+        hang_up(self.readers)
         how = f"was killed ({signal.Signals(-code).name})" if code and code < 0 else "has ended"
         return StreamError(
             f"a process that read pictures {how}, as happens where memory runs out: each of these "
@@ -170,7 +210,21 @@ def no_main_script() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
+def put_result(exchange: Callable[[], Any], results: SimpleQueue) -> None:
+    """Put what `exchange` gives into `results`, and what it raises."""
+    try:
+        results.put((exchange(), None))
+    except BaseException as error:  # noqa: BLE001  it is raised where it is waited for
+        results.put((None, error))
+
+
 def hang_up(readers: list[Reader]) -> None:
-    """End these processes, which `readers` then no longer has."""
+    """End these processes, which `readers` then no longer has.
+
+    They only read, so that they may end anywhere, and one that was stopped ends in no other way. A
+    thread may still wait for a pipe, which closes when nobody has it any more.
+    """
     while readers:
-        readers.pop().connection.close()
+        process = readers.pop().process
+        if process.is_alive():
+            process.kill()

@@ -23,6 +23,8 @@ from nanocnn.system.output import in_shell
 
 # what flock fails with where a file system, of a network for one, or the system does not have it
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+# how the names end of what a run writes
+WRITTEN = {".pt", ".json", ".jsonl", ".yaml", ".txt", ".tmp"}
 
 
 def create_run_dir(config: Config, run_dir: Path | None = None) -> Path:
@@ -156,7 +158,8 @@ def locked(run_dir: Path) -> Iterator[Path]:
     """Keep every other process from training in `run_dir`; a crash leaves no lock behind.
 
     What a crash may have left, half-written files, is removed. Raises UserError where another one
-    has the lock. A file system without locks is no reason not to train: a warning says so.
+    has the lock, or a folder has a name like those of a run's files: that would end the run when it
+    writes one. A file system without locks is no reason not to train: a warning says so.
     """
     lock = FileLock(run_dir / ".lock", timeout=0)
     try:
@@ -173,8 +176,11 @@ def locked(run_dir: Path) -> Iterator[Path]:
             file=sys.stderr,
         )
     try:
-        for temporary in run_dir.glob(".*.tmp"):
-            temporary.unlink()
+        for path in run_dir.iterdir():
+            if path.suffix in WRITTEN and path.is_dir():
+                raise UserError(f"{path}: a folder, where a run writes a file; move it away")
+            if path.suffix == ".tmp" and path.name.startswith("."):
+                path.unlink()
         yield run_dir
     finally:
         lock.release()

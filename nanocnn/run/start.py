@@ -17,7 +17,7 @@ from torch import nn
 
 from nanocnn.config.schema import Config
 from nanocnn.images.augment import harmful
-from nanocnn.images.report import print_data_report
+from nanocnn.images.report import print_data_report, print_places
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.table import size_text, summary
 from nanocnn.run.folder import create_run_dir, read_facts
@@ -37,6 +37,8 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in data.splits.items())
     print(f"{config.data.dataset}: {counts} images of {size_text(data.info.image_shape)}")
     print_data_report(data.splits, data.info, data.hashes)
+    if data.splits["train"].files:
+        print_places(config.data, data.info.classes)
     print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
     for warning in harmful(config.data):
         print(f"warning: {warning}", file=sys.stderr)

@@ -16,6 +16,7 @@ MODEL_MODULES = ("model", "nanocnn_model_file")
 
 REMEDIES = {
     errno.EMFILE: "; ulimit -n shows and raises how many may be open",
+    errno.EFBIG: "; ulimit -f shows and raises how large a file may be",
     errno.EDQUOT: "; a quota is used up: remove something, or write elsewhere with --run-dir",
 }
 

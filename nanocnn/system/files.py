@@ -24,6 +24,9 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     The file there before is then named `previous`, if it is sealed and whole.
     """
     temporary = path.with_name(f".{path.name}.tmp")
+    if temporary.is_dir() and not temporary.is_symlink():
+        raise UserError(f"{temporary}: a folder, where {path.name} is written first; move it away")
+    temporary.unlink(missing_ok=True)  # a pipe would be waited for, a link followed
     try:
         with cleaned_up(temporary.unlink):
             with temporary.open("wb") as file:

@@ -117,11 +117,15 @@ def give_up_what_is_left(output: Output) -> None:
 
 
 def deliver(text: str) -> None:
-    """Print what a command was asked for, and would be wrong without its end.
-
-    Raises OSError where it cannot be written, unless whoever reads it has gone.
+    """Print what a command was asked for, and would be wrong without its end; see
+    `check_delivered`.
     """
     print(text, end="")
+    check_delivered()
+
+
+def check_delivered() -> None:
+    """Raises OSError where what was printed cannot be written, unless whoever reads it has gone."""
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     if failure and failure.errno != errno.EPIPE:

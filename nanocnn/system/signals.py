@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 # SIGUSR1 and SIGUSR2 are what batch systems send some time before the end; not all are known
-# everywhere
-NAMES = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
+# everywhere; SIGXCPU is what ulimit -S -t sends, once a second until the hard limit
+NAMES = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
 # seconds in which the same wish may come twice: timeout, for one, sends it to the process and then
 # to its group
 ECHO = 0.5
+
+REPEATED = [getattr(signal, "SIGXCPU", None)]  # whoever sends these does not wish it twice
 
 clean_ups: list[Callable[[], object]] = []  # see `cleaned_up`
 
@@ -104,7 +106,7 @@ def take(handler: Callable[[int, FrameType | None], Any]) -> dict[int, Any]:
 
 
 class StopRequest:
-    """Remembers a signal until the run can stop; a second one ends the process.
+    """Remembers a signal until the run can stop; a second one ends the process, but for SIGXCPU.
 
     with handled(request := StopRequest()):
         for batch in batches:
@@ -118,10 +120,20 @@ class StopRequest:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.number is None:
             self.number, self.time = number, time.monotonic()
-        elif time.monotonic() - self.time > ECHO:
+        elif time.monotonic() - self.time > ECHO and number not in REPEATED:
             exit_at_once(number, frame)
 
     def check(self) -> None:
         """Raises Stopped if a signal has come."""
         if self.number is not None:
             raise Stopped(self.number)
+
+
+def check_stop() -> None:
+    """Raises Stopped if a signal has come to the StopRequest in force; for who waits long for
+    something else than a step.
+    """
+    for name in NAMES:
+        handler = signal.getsignal(getattr(signal, name)) if hasattr(signal, name) else None
+        if isinstance(handler, StopRequest):
+            handler.check()

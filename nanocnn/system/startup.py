@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 import subprocess
 import sys
 import time
@@ -48,6 +49,14 @@ def prepare_process(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+# variables with the number of processes that were started together, and what sets them
+SIZES = {
+    "WORLD_SIZE": "torchrun",
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpiexec",
+    "MV2_COMM_WORLD_SIZE": "mpirun",
+}
 # what every command comes to, and some memory to work with
 NEEDED = (
     "import sklearn.datasets, torch.utils.tensorboard as _, torch; torch.ones(1 << 20).sum(); "
@@ -87,6 +96,24 @@ def check_memory_limits() -> None:
             "a new shell, or ask the batch system or whoever set it for more"
         )
     raise UserError(f"ulimit {found}: too little memory for PyTorch to start; {instead}")
+
+
+def refuse_several_processes() -> None:
+    """Raises UserError where this process is one of several that were started together.
+
+    SLURM_NTASKS does not tell: a batch script has it too, which is a single process.
+    """
+    for name, launcher in SIZES.items():
+        value = os.environ.get(name, "").strip()
+        if value in ("", "1"):
+            continue
+        if not value.isdecimal() or int(value) == 0:
+            raise UserError(f"{name} = {value!r}: should be 1 or not set; type unset {name}")
+        raise UserError(
+            f"{name} = {value}: each of the processes that {launcher} has started would train the "
+            f"same run; only one is supported, started with python train.py (env -u {name} before "
+            "it where each is to train another)"
+        )
 
 
 class Laps:

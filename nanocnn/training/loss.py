@@ -5,6 +5,8 @@ the sum of these weights. Whoever has all images of a step, an epoch or an evalu
 divides once, so that it makes no difference in which parts they came.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,11 @@ from torch import Tensor, nn
 from nanocnn.config.schema import BCE, MSE, CrossEntropy, Focal, Loss
 from nanocnn.images.splits import DataInfo
 from nanocnn.system.errors import UserError
+
+# of class weights: between the inverse of SUMMED and SUMMED float32 adds up the losses of any
+# epoch; with up to MOST_TIMES from the smallest to the largest those of the smallest are not lost
+SUMMED = 1e18
+MOST_TIMES = 1e30
 
 
 def build_loss(config: Loss, info: DataInfo) -> "ImageLoss":
@@ -42,7 +49,7 @@ def class_weights(config: CrossEntropy | Focal, info: DataInfo) -> Tensor | None
                 f"loss.class_weights = {config.class_weights}: should be one for each of the "
                 f"{len(info.classes)} classes of {info.dataset}"
             )
-        return torch.tensor(config.class_weights)
+        return torch.tensor(scaled(config.class_weights))
     for name, count in zip(info.classes, info.class_counts, strict=True):
         if count == 0:
             raise UserError(
@@ -50,6 +57,24 @@ def class_weights(config: CrossEntropy | Focal, info: DataInfo) -> Tensor | None
             )
     counts = torch.tensor(info.class_counts)
     return counts.sum() / (len(counts) * counts)
+
+
+def scaled(weights: list[float]) -> list[float]:
+    """`weights`, all times the same power of two where float32 could not add them up.
+
+    They count by their ratios alone, and a power of two rounds nothing. Raises UserError where the
+    ratios themselves are too large.
+    """
+    least, largest = min(weights), max(weights)
+    if least < largest / MOST_TIMES:
+        raise UserError(
+            f"loss.class_weights = {weights}: {largest:g} is more than {MOST_TIMES:g} times "
+            f"{least:g}, beyond what float32 can hold; take weights that are nearer to each other"
+        )
+    if 1 / SUMMED < largest < SUMMED:
+        return weights
+    exponent = math.frexp(largest)[1]
+    return [math.ldexp(weight, -exponent) for weight in weights]
 
 
 class ImageLoss(nn.Module):

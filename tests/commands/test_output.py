@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from conftest import PROJECT
 from nanocnn.evaluation.tables import print_report
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.system.errors import UserError, exit_code
-from nanocnn.system.output import Output, deliver, escaped, printable
+from nanocnn.system.output import Output, deliver, escaped, in_shell, printable
 
 QUICK = ["data.limit=60", "train.epochs=1", "model={name: mlp, hidden: [8]}"]
 
@@ -109,7 +110,18 @@ def test_a_full_disk_under_the_log_ends_no_run(script, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [("train.py", "--print-config"), ("model.py",), ("test.py", "--json", "-")], ids=str
+    "command",
+    [
+        ("train.py", "--print-config"),
+        ("model.py",),
+        ("test.py", "--json", "-"),
+        ("test.py",),
+        ("nanocnn", "layers"),
+        ("nanocnn", "--help"),
+        ("nanocnn", "--version"),
+        ("nanocnn", "find-lr", *QUICK, "data.limit=200", "--from", "1e-3", "--steps", "30"),
+    ],
+    ids=str,
 )
 def test_a_full_disk_under_what_was_asked_for_is_an_error(
     script, digits_run, monkeypatch, capsys, command
@@ -118,6 +130,13 @@ def test_a_full_disk_under_what_was_asked_for_is_an_error(
     with Path("/dev/full").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
         done = script(*command, *own)
+    assert done.code == 2 and "standard output" in done.error
+
+
+def test_help_is_what_was_asked_for_too(script, monkeypatch):
+    with Path("/dev/full").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        done = script("train.py", "--help")
     assert done.code == 2 and "standard output" in done.error
 
 
@@ -189,6 +208,21 @@ def test_names_of_people_stay_as_they_are():
         assert printable(name) == name
 
 
+@pytest.mark.skipif(not shutil.which("bash"), reason="asks bash")
+@pytest.mark.parametrize(
+    "name",
+    [b"runs/mine", b"a b'c", b"run\xff\x1b", "猫\n\u202e\\".encode(), b"\xff'\\n$x`"],
+    ids=repr,
+)
+def test_a_name_to_type_is_that_name_to_a_shell(name):
+    word = in_shell(os.fsdecode(name))
+    assert printable(word) == word and "\n" not in word
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {word}"], check=True, capture_output=True, text=False
+    )
+    assert done.stdout == name
+
+
 def test_progress_bars_may_return_to_the_left_and_names_may_not(capsys):
     Output(sys.stderr, has_bars=True).write("\rreading: 10% a\rb")
     Output(sys.stdout, has_bars=False).write("\rname")
@@ -241,6 +275,8 @@ def test_a_run_folder_that_is_no_utf_8(script):
     run = os.fsdecode(b"run\xff\x1b")
     trained = script("train.py", *QUICK, "--run-dir", run)
     assert trained.code == 0 and r"writing to run\udcff\x1b" in trained.out, trained.error
+    (line,) = [line for line in trained.out.splitlines() if line.startswith("next:")]
+    assert line == r"next: python test.py --ckpt $'run\377\033'"
     assert script("test.py", "--ckpt", run).code == 0
     assert script("train.py", "--resume", run, "train.epochs=2").code == 0
     assert load_checkpoint(Path(run, "last.pt"))["epoch"] == 2

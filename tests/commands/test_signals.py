@@ -14,6 +14,7 @@ from conftest import PROJECT, after, heed_signals
 
 from nanocnn.run import run as run_module
 from nanocnn.run.run import Run
+from nanocnn.system import signals
 from nanocnn.system.files import Sealed
 from nanocnn.system.signals import NAMES, StopRequest, handled, held_back
 
@@ -133,6 +134,16 @@ def test_the_same_wish_twice_is_no_second_one(script, monkeypatch):
     after(monkeypatch, Run, "after_step", 1, lambda: [terminate() for _ in range(3)])
     stopped = script("train.py", *QUICK, "--run-dir", "run")
     assert stopped.code == 143 and "--resume run goes on" in stopped.error
+
+
+def test_a_limit_of_time_is_a_single_wish_however_often_it_is_sent(script, monkeypatch):
+    """The kernel sends it once a second, and a checkpoint may take longer."""
+    monkeypatch.setattr(signals, "ECHO", -1)
+    for call in (1, 1, 1):
+        after(monkeypatch, Run, "after_step", call, lambda: os.kill(os.getpid(), signal.SIGXCPU))
+    stopped = script("train.py", *QUICK, "--run-dir", "run")
+    assert stopped.code == 128 + signal.SIGXCPU and "--resume run goes on" in stopped.error
+    assert script("train.py", "--resume", "run").code == 0
 
 
 def test_a_signal_that_comes_too_late_for_a_run_is_not_lost(script, monkeypatch):

@@ -23,6 +23,18 @@ def test_the_suggestion_is_where_the_loss_falls_steepest():
         suggestion(lrs, [1.0 + lr for lr in lrs])
 
 
+@pytest.mark.parametrize(
+    "cut, words", [(slice(55, None), "first .* smaller --from"), (slice(50), "last .* larger --to")]
+)
+def test_an_end_of_the_range_is_no_suggestion(cut, words):
+    """The steepest fall, in the middle of the whole, may be beyond it."""
+    lrs = [10 ** (-5 + n / 20) for n in range(100)]
+    losses = [2 - math.tanh((n - 52) / 10) for n in range(100)]
+    assert 0.003 < suggestion(lrs, losses) < 0.005
+    with pytest.raises(UserError, match=words):
+        suggestion(lrs[cut], losses[cut])
+
+
 def test_it_draws_a_picture_and_trains_with_what_it_says(script):
     options = ["model={name: mlp, hidden: [32]}", "data.limit=400", "--steps", "60"]
     done = script("nanocnn", "find-lr", *options)

@@ -69,6 +69,28 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(run, script, name):
     assert result.error.count("\n") == 1 and name in result.error
 
 
+@pytest.mark.parametrize("name", [".x.tmp", ".last.pt.tmp", "previous.pt", "train_hashes.txt"])
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_trained(run, script, name):
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir()
+    (run / name / "x").touch()
+    result = script("train.py", *MORE)
+    assert result.code == 2 and f"run/{name}: a folder, where a run writes" in result.error
+    assert result.error.count("\n") == 1 and len(rows()) == 3
+    assert (run / name / "x").exists()
+
+
+def test_what_is_in_the_way_of_a_report_is_not_waited_for(run, script):
+    temporary = run / ".test.json.tmp"
+    for make in (os.mkfifo, lambda path: path.symlink_to("/nowhere/x")):
+        make(temporary)
+        assert script("test.py", "--ckpt", "run").code == 0
+        assert (run / "test.json").is_file() and not temporary.is_symlink()
+    temporary.mkdir()
+    result = script("test.py", "--ckpt", "run")
+    assert result.code == 2 and ".test.json.tmp: a folder, where test.json is" in result.error
+
+
 def test_training_hashes_that_were_cut_are_refused(run, script):
     path = run / "train_hashes.txt"
     lines = path.read_text().splitlines(keepends=True)

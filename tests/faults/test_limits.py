@@ -139,6 +139,7 @@ def test_a_soft_limit_on_memory_is_raised_by_what_is_told(tmp_path):
     "error, remedy",
     [
         (OSError(errno.EMFILE, "Too many open files", "a.png"), "ulimit -n"),
+        (OSError(errno.EFBIG, "File too large", "run/last.pt"), "ulimit -f"),
         (RuntimeError("can't start new thread"), "ulimit -u"),
         (MemoryError(), "ulimit -v"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "run/last.pt"), "--run-dir"),
@@ -152,6 +153,21 @@ def test_a_limit_that_is_met_later_has_its_remedy(capsys, error, remedy):
     assert exit_code(main) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and str(error) in line and remedy in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of bash")
+def test_a_file_that_may_not_be_so_large_names_its_limit(tmp_path):
+    command = f"ulimit -f 100; exec {sys.executable} {PROJECT / 'train.py'} train.epochs=1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} data.limit=60 --run-dir run"],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2 and "ulimit -f" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_temporary_folder_that_is_too_long_for_a_socket(monkeypatch):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import PROJECT, after
 from PIL import Image
 
 from nanocnn.config.schema import Data
+from nanocnn.images import stream
 from nanocnn.images.batches import Batches
 from nanocnn.images.splits import data_info, load_splits
 from nanocnn.images.stream import Stream, StreamError
@@ -163,6 +165,71 @@ def test_a_killed_run_leaves_no_readers(long_run):
     everyone = descendants(long_run.pid)
     long_run.kill()
     wait_for(lambda: not any(map(is_alive, everyone)), 10)
+
+
+def stop_readers(split, number=signal.SIGSTOP):
+    for reader in split.images.readers:
+        os.kill(reader.process.pid, number)
+
+
+@pytest.mark.parametrize("size", [28, 300], ids=["before a batch", "in the midst of one"])
+def test_a_reader_that_was_stopped_is_told_and_waited_for(digit_pictures, monkeypatch, size):
+    """Of a batch larger than a pipe holds, part of which has come; nothing was said, for ever."""
+    warned = []
+
+    def go_on(*arguments):
+        warned.append(warn(*arguments))
+        stop_readers(split, signal.SIGCONT)
+
+    warn = Stream.warn_of_silence
+    monkeypatch.setattr(Stream, "warn_of_silence", go_on)
+    monkeypatch.setattr(stream, "LONG", 0.5)
+    data = Data(
+        dataset="folder", root=str(digit_pictures({"train": 40}, size=size)), memory_limit=1
+    )
+    split = load_splits(data, 0)["train"]
+    whole = torch.cat(list(split.images.batches([torch.arange(n, n + 4) for n in range(0, 36, 4)])))
+    batches = split.images.batches([torch.arange(n, n + 4) for n in range(0, 36, 4)])
+    found = [next(batches)]
+    time.sleep(0.5)  # each fills its pipe
+    stop_readers(split)
+    found += batches
+    assert warned and torch.equal(torch.cat(found), whole)
+
+
+def test_what_is_said_of_a_reader_that_was_stopped(digit_pictures, capsys):
+    data = Data(dataset="folder", root=str(digit_pictures({"train": 40})), memory_limit=1)
+    split = load_splits(data, 0)["train"]
+    next(split.images.batches([torch.arange(4)]))
+    reader = split.images.readers[0]
+    split.images.warn_of_silence(reader, torch.arange(7, 9))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: process {reader.process.pid} has been reading 2 pictures")
+    assert split.images.pictures.paths[7] in line and "kill -CONT" in line
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
+def test_a_run_whose_readers_were_stopped_stops_when_asked(long_run, tmp_path):
+    everyone = descendants(long_run.pid)
+    for victim in readers_of(long_run.pid):
+        os.kill(victim, signal.SIGSTOP)
+    time.sleep(0.5)
+    long_run.send_signal(signal.SIGTERM)
+    _, error = long_run.communicate(timeout=10)
+    assert long_run.returncode == 143 and "--resume run goes on" in error, error
+    wait_for(lambda: not any(map(is_alive, everyone)), 10)
+    load_checkpoint(tmp_path / "run/last.pt")
+
+
+def test_what_a_thread_fails_with_is_not_waited_for(digit_pictures, monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    data = Data(dataset="folder", root=str(digit_pictures({"train": 40})), memory_limit=1)
+    split = load_splits(data, 0)["train"]
+    monkeypatch.setattr(Connection, "recv", fail)
+    with pytest.raises(MemoryError):
+        list(split.images.batches([torch.arange(4)]))
 
 
 def test_a_reader_that_ends_in_the_middle_of_a_batch_is_noticed(digit_pictures):

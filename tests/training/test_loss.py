@@ -107,6 +107,44 @@ def test_images_twice_and_weights_times_ten_change_nothing(config, mixed):
         torch.testing.assert_close(gradient(same, logits, labels), gradient(none, logits, labels))
 
 
+@pytest.mark.parametrize("kind", [CrossEntropy, Focal])
+@pytest.mark.parametrize("factor", [2.0**124, 2.0**60, 2.0**-60, 2.0**-121])
+def test_weights_that_float32_cannot_add_up_count_by_their_ratios(kind, factor):
+    logits = some_logits()
+    once = gradient(kind(class_weights=WEIGHTS), logits, LABELS)
+    config = kind(class_weights=[factor * weight for weight in WEIGHTS])
+    assert torch.equal(gradient(config, logits, LABELS), once)
+    assert mean_loss(config, logits, LABELS) == mean_loss(
+        kind(class_weights=WEIGHTS), logits, LABELS
+    )
+
+
+def test_weights_as_people_write_them_are_taken_as_they_are():
+    """What a checkpoint has of an epoch's first part is a sum with them."""
+    for weights in ([1.0, 2.0, 0.1, 5.0], [1e6, 1e-6, 3.0, 1.0]):
+        found = build_loss(CrossEntropy(class_weights=weights), INFO).class_weights
+        assert torch.equal(found, torch.tensor(weights))
+
+
+def test_a_run_with_huge_weights_is_that_with_equal_ones(script):
+    rows = []
+    for weight in ("1", "1e38", "1e-37"):
+        weights = f"loss.class_weights=[{', '.join([weight] * 10)}]"
+        quick = ["model={name: mlp, hidden: [8]}", "data.limit=100", "train.epochs=1"]
+        done = script("train.py", weights, *quick, "--run-dir", weight)
+        assert done.code == 0, done.error
+        rows.append(json.loads(Path(weight, "metrics.jsonl").read_text()))
+    losses = [row["val_loss"] for row in rows]
+    assert losses == pytest.approx(losses[:1] * 3, rel=1e-5)
+
+
+def test_weights_that_are_too_far_apart_are_refused(script):
+    weights = "loss.class_weights=[1e38, 1e-37, 1, 1, 1, 1, 1, 1, 1, 1]"
+    done = script("train.py", weights, "--run-dir", "run")
+    assert done.code == 2 and "1e+38 is more than 1e+30 times 1e-37" in done.error
+    assert not Path("run").exists()
+
+
 @pytest.mark.parametrize("mixed", [False, True], ids=["labels", "shares"])
 @pytest.mark.parametrize("config", LOSSES, ids=str)
 def test_classes_in_another_order_have_their_gradients_in_that_order(config, mixed):
