@@ -162,6 +162,10 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
         "train.ema": config.train.ema is not None,
         "train.overfit_batches": config.train.overfit_batches is not None
         and getattr(config.loss, "class_weights", None) == "balanced",
+        # weights of mixed labels were rounded to the precision
+        "loss.class_weights": getattr(config.loss, "class_weights", None) is not None
+        and config.data.augment.mixes
+        and config.precision not in ("auto", "fp32"),
         # which of them were held out, or left by the limit
         "data.skip_unreadable": config.data.skip_unreadable
         and (config.data.validation > 0 or config.data.limit is not None),

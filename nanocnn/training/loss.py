@@ -102,7 +102,8 @@ class ImageLoss(nn.Module):
         """(B,): an image's is the sum over the classes of its share times the class's weight."""
         assert self.class_weights is not None
         if labels.is_floating_point():
-            return labels @ self.class_weights
+            with torch.autocast(labels.device.type, enabled=False):  # which would round the weights
+                return labels @ self.class_weights
         return self.class_weights[labels]
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -69,6 +69,11 @@ def test_a_checkpoint_says_its_version_and_what_its_keys_mean(digits_run):
         (["train.accumulate=2"], 1, "0.1.0, whose train.accumulate differs"),
         (["loss.class_weights=balanced"], 2, ""),
         (["train.ema=0.9"], 2, "0.1.0, whose train.ema differs"),
+        (
+            ["loss.class_weights=balanced", "data.augment.mixup=0.2", "precision=bf16"],
+            2,
+            "0.1.0, whose loss.class_weights differs",
+        ),
         ([], 99, "whose training differs"),
     ],
 )

@@ -119,6 +119,16 @@ def test_weights_that_float32_cannot_add_up_count_by_their_ratios(kind, factor):
     )
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
+def test_mixed_labels_weigh_the_same_in_every_precision(precision):
+    loss = build_loss(CrossEntropy(class_weights=[1.001, 70_000.0, 3.0]), made_up_info("abc"))
+    labels = torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.301, 0.699]])
+    expected = loss.weights(labels)
+    with torch.autocast("cpu", precision):
+        assert torch.equal(loss.weights(labels), expected)
+    assert expected.tolist() == pytest.approx([7000.9009, 21072.097])
+
+
 def test_weights_as_people_write_them_are_taken_as_they_are():
     """What a checkpoint has of an epoch's first part is a sum with them."""
     for weights in ([1.0, 2.0, 0.1, 5.0], [1e6, 1e-6, 3.0, 1.0]):
