@@ -5,23 +5,17 @@ different handwritten digits copies of each other. It is that of the package Ima
 `phash`): the signs of the low frequencies of a small grey picture about their median.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from nanocnn.images.decode import Background, Form
-from nanocnn.images.pictures import Pictures
-from nanocnn.images.sets import resize
+from nanocnn.images.thumbnails import SIDE
 
-SIDE, LOW = 32, 8  # pixels of a thumbnail; frequencies along each axis
+LOW = 8  # frequencies along each axis
 NEAR = 6  # of 64 bits in which the hashes of copies may differ
 ALIKE = 0.99  # which the correlation of their pixels has to exceed
 BLOCK = 256  # pictures that are compared with all others at once
 PAIRS = 10_000  # whose pixels are compared at once
-GREY = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow's "L"
 
 
 class Copy(NamedTuple):
@@ -30,23 +24,6 @@ class Copy(NamedTuple):
     one: int
     other: int
     correlation: float  # of their pixels
-
-
-def thumbnails_of_files(root: Path, paths: list[str], background: Background) -> np.ndarray:
-    """(N, SIDE, SIDE) uint8: the pictures, all readable, in grey, whole, each stretched."""
-    contents = Pictures(root, paths, Form((1, SIDE, SIDE), "stretch", background)).read_all(True)
-    assert contents.images is not None
-    return contents.images[:, 0]
-
-
-def thumbnails_of_tensor(images: Tensor) -> np.ndarray:
-    """The same of images (N, C, H, W) uint8."""
-    parts = []
-    for part in images.split(100):
-        if part.shape[1] == 3:
-            part = (part.float() * GREY.view(3, 1, 1)).sum(1, keepdim=True).round().byte()
-        parts.append(resize(part, (SIDE, SIDE))[:, 0].numpy())
-    return np.concatenate(parts)
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import nn
 
 from nanocnn.config.schema import Config
 from nanocnn.images.augment import harmful
+from nanocnn.images.leaks import warn_of_leaks
 from nanocnn.images.report import print_data_report
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.table import size_text, summary
@@ -37,6 +38,7 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in data.splits.items())
     print(f"{config.data.dataset}: {counts} images of {size_text(data.info.image_shape)}")
     print_data_report(data.splits, data.info, data.hashes)
+    warn_of_leaks(config.data, data.splits)
     print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
     for warning in harmful(config.data):
         print(f"warning: {warning}", file=sys.stderr)
