@@ -8,6 +8,7 @@ from nanocnn.system.errors import UserError, did_you_mean, exit_code
 from nanocnn.system.signals import exit_on_signal
 
 VERBS = {  # verb -> what it does; its module has the same name
+    "check-data": "look at the images before training: a page of what is in them",
     "find-lr": "find a learning rate for a config, and draw the loss over it",
     "layers": "print the layer table of a config's network",
 }
@@ -18,6 +19,7 @@ What can be done besides training (python train.py) and testing (python test.py)
 {chr(10).join(f"  {verb:<10} {what}" for verb, what in VERBS.items())}
 
 examples:
+  nanocnn check-data my/pictures
   nanocnn find-lr --config mnist.yaml
   nanocnn layers --config vgg11.yaml
   nanocnn VERB --help

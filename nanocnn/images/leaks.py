@@ -10,10 +10,17 @@ from torch import Tensor
 from nanocnn.config.schema import Data
 from nanocnn.images.copies import near_copies
 from nanocnn.images.listing import layout
+from nanocnn.images.overview import Overview
 from nanocnn.images.own import Files
 from nanocnn.images.relabel import paths_of
 from nanocnn.images.splits import Split
-from nanocnn.images.thumbnails import KeptThumbnails, thumbnails_of_files, thumbnails_of_tensor
+from nanocnn.images.thumbnails import (
+    SIDE,
+    KeptThumbnails,
+    keep_thumbnails,
+    thumbnails_of_files,
+    thumbnails_of_tensor,
+)
 
 
 def warn_of_leaks(data: Data, splits: dict[str, Split]) -> None:
@@ -48,6 +55,17 @@ def test_paths(data: Data, train: Files) -> list[str]:
     if train.held_out:
         return [path for path, _ in train.held_out]
     return list(paths_of(data, "test")) if "test" in layout(data).places else []
+
+
+def keep_what_is_compared(data: Data, overview: Overview) -> None:
+    """Keep, beside own pictures, what those of all splits look like, for `warn_of_leaks`."""
+    if not overview.files:
+        return
+    train, names = overview.files[0], overview.names
+    left_out = sorted({*test_paths(data, train)} - {*names})  # a single colour: copies of none
+    blank = np.zeros((len(left_out), SIDE, SIDE), np.uint8)
+    thumbnails = np.concatenate([overview.thumbnails, blank])
+    keep_thumbnails(overview.root, [*names, *left_out], thumbnails, train.background)
 
 
 def warn(
