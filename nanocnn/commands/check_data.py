@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser = script_parser("nanocnn check-data", __doc__)
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="data.root, of own pictures")
     add_config(parser)
-    parser.set_defaults(config=None)
+    parser.set_defaults(config=None)  # with a folder it is photos.yaml
     parser.add_argument(
         "--labels", action="store_true", help="rank the labels that may be wrong, by a network"
     )
@@ -99,7 +99,7 @@ def check(draft: Draft, labels: bool = False, out: Path | None = None) -> Path:
         suspects = suspects_among(learner, chain(data.train, data.val or ()))
         sections.append(suspect_section(overview, suspects))
         rows = correction_rows(overview, suspects)
-    title = f"{config.data.dataset} in {config.data.root}" if overview.files else data.info.dataset
+    title = config.data.root if overview.files else data.info.dataset
     page = overview_page(title, overview, seen_in_training(data), sections)
     folder, made = create_folder(config, out)
     with cleaned_up(partial(remove_empty, made)):

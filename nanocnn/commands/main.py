@@ -10,6 +10,7 @@ from nanocnn.system.signals import exit_on_signal
 VERBS = {  # verb -> what it does; its module has the same name
     "check-data": "look at the images before training: a page of what is in them",
     "find-lr": "find a learning rate for a config, and draw the loss over it",
+    "photos": "from a folder of pictures to a judged classifier, in one command",
     "layers": "print the layer table of a config's network",
 }
 USAGE = f"""usage: nanocnn VERB [argument ...]

@@ -87,11 +87,9 @@ def script_parser(command: str, doc: str | None) -> ArgumentParser:
     )
 
 
-def add_config(parser: ArgumentParser) -> None:
+def add_config(parser: ArgumentParser, default: str = "digits.yaml") -> None:
     """The arguments that say which config a command reads."""
-    parser.add_argument(
-        "--config", default="digits.yaml", metavar="FILE", help="default: digits.yaml"
-    )
+    parser.add_argument("--config", default=default, metavar="FILE", help=f"default: {default}")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="change any key of the config"
     )

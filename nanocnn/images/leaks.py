@@ -23,34 +23,41 @@ from nanocnn.images.thumbnails import (
 )
 
 
-def warn_of_leaks(data: Data, splits: dict[str, Split]) -> None:
+def warn_of_leaks(data: Data, splits: dict[str, Split], digests: dict[str, list[bytes]]) -> None:
     """Name own pictures of val, and of the test as far as check-data has kept what they look like,
-    that are near copies of training images.
+    that are near copies of training images; those of val with the very same pixels are told
+    elsewhere.
 
     No test picture is opened. Images that are streamed are compared as check-data has kept them.
     """
     val, train = splits.get("val"), splits["train"]
     if train.files is None or train is val:  # the same: train.overfit_batches
         return
-    kept = KeptThumbnails(Path(data.root), train.files.background)
-    paths, of_train = train.files.paths, kept.of(train.files.paths)
+    root, background, paths = Path(data.root), train.files.background, train.files.paths
+    kept = KeptThumbnails(root, background)
+    of_train = kept.of(paths)
     if val and val.files:
-        of_val = kept.of(val.files.paths)
-        if of_train is not None and of_val is not None:
-            warn("validation", (paths, of_train), (val.files.paths, of_val))
-        elif isinstance(train.images, Tensor) and isinstance(val.images, Tensor):
-            pixels = [thumbnails_of_tensor(images) for images in (train.images, val.images)]
-            warn("validation", (paths, pixels[0]), (val.files.paths, pixels[1]))
-    test = test_paths(data, train.files) if kept.places else []
+        both = of_train, kept.of(val.files.paths)
+        if (both[0] is None or both[1] is None) and isinstance(train.images, Tensor):
+            assert isinstance(val.images, Tensor)
+            both = thumbnails_of_tensor(train.images), thumbnails_of_tensor(val.images)
+        if both[0] is not None and both[1] is not None:
+            told = {*digests["train"]}
+            new = [i for i, digest in enumerate(digests["val"]) if digest not in told]
+            others = [val.files.paths[index] for index in new]
+            warn("validation", (paths, both[0]), (others, both[1][new]))
+    test = paths_of_test(data, train.files) if kept.places else []
     of_test = kept.of(test)
     if of_test is None:
         return
-    if of_train is None:
-        of_train = thumbnails_of_files(Path(data.root), paths, train.files.background)
-    warn("test", (paths, of_train), (test, of_test))
+    seen = [*paths, *(val.files.paths if val and val.files else ())]
+    of_seen = kept.of(seen)
+    if of_seen is None:
+        of_seen = thumbnails_of_files(root, seen, background)
+    warn("test", (seen, of_seen), (test, of_test))
 
 
-def test_paths(data: Data, train: Files) -> list[str]:
+def paths_of_test(data: Data, train: Files) -> list[str]:
     """Those of the own pictures that belong to the test; none is opened."""
     if train.held_out:
         return [path for path, _ in train.held_out]
@@ -62,7 +69,7 @@ def keep_what_is_compared(data: Data, overview: Overview) -> None:
     if not overview.files:
         return
     train, names = overview.files[0], overview.names
-    left_out = sorted({*test_paths(data, train)} - {*names})  # a single colour: copies of none
+    left_out = sorted({*paths_of_test(data, train)} - {*names})  # a single colour: copies of none
     blank = np.zeros((len(left_out), SIDE, SIDE), np.uint8)
     thumbnails = np.concatenate([overview.thumbnails, blank])
     keep_thumbnails(overview.root, [*names, *left_out], thumbnails, train.background)
@@ -79,8 +86,8 @@ def warn(
     if found:
         one, other, _ = found[0]
         print(
-            f"warning: {len(found):,} {name} images are copies of a training image, or nearly so: "
-            f"the first is {others[0][other - count]}, as {train[0][one]}; 'nanocnn check-data' "
-            "shows them",
+            f"warning: {len(found):,} {name} images are copies of one that is trained on"
+            f"{' or validated' if name == 'test' else ''}, or nearly so: the first is "
+            f"{others[0][other - count]}, as {train[0][one]}; 'nanocnn check-data' shows them",
             file=sys.stderr,
         )

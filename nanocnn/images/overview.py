@@ -28,6 +28,7 @@ class Tile(NamedTuple):
     pictures: tuple[int, ...]
     captions: tuple[str, ...]
     note: str = ""
+    heading: str = ""  # above the first of those that have it
 
 
 class Section(NamedTuple):
@@ -118,7 +119,10 @@ class Overview:
                 if len(own)
                 else []
             )
-        return Section("Each class", f"{each} or fewer of each", self.tiles(chosen, self.label))
+        tiles = [self.tile(index)._replace(heading=self.label(index)) for index in chosen]
+        return Section(
+            "Each class", f"{each} training images of each, or all that there are", tiles
+        )
 
     def copies(self) -> list[Section]:
         pairs = self.pairs()

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
 body { margin: 0 auto; padding: 1rem; max-width: 80rem; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .2rem; }
+h3 { font-size: .95rem; margin: .9rem 0 .2rem; }
 p, ul { margin: .3rem 0 .7rem; } ul { padding-left: 1.2rem; }
 li, p, figcaption, td, th { overflow-wrap: anywhere; }
 a { color: inherit; } .alarm { font-weight: 600; } .alarm::marker { content: "! "; }
@@ -64,7 +66,11 @@ def overview_page(
 
 def section(number: int, part: Section, sources: dict[int, str]) -> str:
     kind = "grid pairs" if any(len(tile.pictures) > 1 for tile in part.tiles) else "grid"
-    tiles = "".join(figure(tile, sources) for tile in part.tiles)
+    tiles = "".join(
+        (f"<h3>{text(heading)}</h3>" if heading else "")
+        + f'<div class="{kind}">{"".join(figure(tile, sources) for tile in some)}</div>'
+        for heading, some in groupby(part.tiles, lambda tile: tile.heading)
+    )
     lines = "".join(f"<li>{text(line)}</li>" for line in part.lines)
     rows = "".join(
         "<tr>" + "".join(f"<{cell}>{text(value)}</{cell}>" for value in row) + "</tr>"
@@ -74,7 +80,7 @@ def section(number: int, part: Section, sources: dict[int, str]) -> str:
         f"<h2 id=s{number}>{text(part.title)}</h2><p>{text(part.text)}</p>"
         + (f"<ul>{lines}</ul>" if lines else "")
         + (f"<table>{rows}</table>" if rows else "")
-        + (f'<div class="{kind}">{tiles}</div>' if tiles else "")
+        + tiles
     )
 
 

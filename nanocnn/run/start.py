@@ -38,7 +38,7 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
     counts = " and ".join(f"{len(split.labels):,} {name}" for name, split in data.splits.items())
     print(f"{config.data.dataset}: {counts} images of {size_text(data.info.image_shape)}")
     print_data_report(data.splits, data.info, data.hashes)
-    warn_of_leaks(config.data, data.splits)
+    warn_of_leaks(config.data, data.splits, data.hashes)
     print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
     for warning in harmful(config.data):
         print(f"warning: {warning}", file=sys.stderr)
