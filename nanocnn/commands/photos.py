@@ -74,9 +74,10 @@ def clone() -> Path:
 
 def print_choices(config: Config) -> None:
     """What is chosen for the user, each with the key that changes it."""
-    weights = config.model.weights or "its published weights"
-    has_weights = config.model.weights or getattr(config.model, "pretrained", False)
-    print(f"network: {config.model.name}{f', from {weights}' if has_weights else ''} (model)")
+    weights = getattr(config.model, "weights", None)
+    if not weights and getattr(config.model, "pretrained", False):
+        weights = "its published weights"
+    print(f"network: {config.model.name}, from {weights or 'no weights'} (model)")
     print(
         f"images: {config.data.image_size} pixels, {config.data.resize} (data.image_size, .resize)"
     )

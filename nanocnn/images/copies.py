@@ -35,11 +35,11 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=1).view(np.uint64).ravel()
 
 
-def near_copies(thumbnails: np.ndarray, split_of: np.ndarray, first: int = 0) -> list[Copy]:
-    """The near copies among `thumbnails` (N, SIDE, SIDE), each of a split, a number.
+def near_copies(thumbnails: np.ndarray, kind_of: np.ndarray, first: int = 0) -> list[Copy]:
+    """The near copies among `thumbnails` (N, SIDE, SIDE), each of a kind, a number, as its split.
 
     Of each picture, from the `first` on, the nearest of the earlier ones is told, one of each
-    split. Pictures of a single colour are copies of none.
+    kind. Pictures of a single colour are copies of none.
     """
     hashes = perceptual_hashes(thumbnails)
     pixels = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
@@ -53,23 +53,23 @@ def near_copies(thumbnails: np.ndarray, split_of: np.ndarray, first: int = 0) ->
         later, earlier = np.nonzero(distances <= NEAR)
         later += start
         proposed = earlier < later
-        found += nearest(pixels, earlier[proposed], later[proposed], split_of)
+        found += nearest(pixels, earlier[proposed], later[proposed], kind_of)
     return found
 
 
 def nearest(
-    pixels: np.ndarray, earlier: np.ndarray, later: np.ndarray, split_of: np.ndarray
+    pixels: np.ndarray, earlier: np.ndarray, later: np.ndarray, kind_of: np.ndarray
 ) -> list[Copy]:
     """Of the proposed pairs those whose `pixels`, of mean 0 and length 1, are nearly the same; of
-    each later picture the nearest earlier one of each split.
+    each later picture the nearest earlier one of each kind.
     """
     correlations = np.zeros(len(later), np.float32)
     for start in range(0, len(later), PAIRS):
         pairs = slice(start, start + PAIRS)
         correlations[pairs] = np.einsum("ij,ij->i", pixels[earlier[pairs]], pixels[later[pairs]])
-    order = np.lexsort((earlier, -correlations, split_of[earlier], later))
+    order = np.lexsort((earlier, -correlations, kind_of[earlier], later))
     order = order[correlations[order] > ALIKE]
-    keys = np.stack([later[order], split_of[earlier[order]]])
+    keys = np.stack([later[order], kind_of[earlier[order]]])
     _, firsts = np.unique(keys, axis=1, return_index=True)
     chosen = order[firsts]
     triples = zip(earlier[chosen], later[chosen], correlations[chosen], strict=True)

@@ -154,18 +154,19 @@ class Overview:
     def pairs(self) -> list[tuple[int, int, float | None]]:
         """Two pictures that are copies, the earlier first, and how alike they are; None: exactly.
 
-        Of each picture one earlier copy is told of each split.
+        Of each picture one earlier copy is told of each split and label.
         """
         found: dict[tuple[int, int], tuple[int, int, float | None]] = {}
-        firsts: dict[bytes, dict[int, int]] = {}  # the first picture of each split, by its pixels
+        firsts: dict[bytes, dict[int, int]] = {}  # the first picture of each kind, by its pixels
+        kind_of = self.split_of * len(self.info.classes) + self.labels
         digests = [digest for split in self.splits.values() for digest in image_hashes(split)]
         for index, digest in enumerate(digests):
             earlier = firsts.setdefault(digest, {})
-            for split, first in earlier.items():
-                found[index, split] = (first, index, None)
-            earlier.setdefault(int(self.split_of[index]), index)
-        for one, other, correlation in near_copies(self.thumbnails, self.split_of):
-            found.setdefault((other, int(self.split_of[one])), (one, other, correlation))
+            for kind, first in earlier.items():
+                found[index, kind] = (first, index, None)
+            earlier.setdefault(int(kind_of[index]), index)
+        for one, other, correlation in near_copies(self.thumbnails, kind_of):
+            found.setdefault((other, int(kind_of[one])), (one, other, correlation))
         return [found[key] for key in sorted(found)]
 
     def odd(self) -> list[Section]:
