@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> None:
 
     root = [f"data.root={json.dumps(args.folder)}"] if args.folder else []
     draft = read_draft(args.config, [*root, *args.overrides])
+    if args.folder and not Path(args.folder).is_dir():
+        raise UserError(f"{args.folder}: no such folder")
     check_memory_limits()
     check(draft, args.labels, args.out)
 
@@ -62,8 +64,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
     if args.folder and "=" in args.folder and not Path(args.folder).exists():
         args.overrides.insert(0, args.folder)
         args.folder = None
-    if args.folder and not Path(args.folder).is_dir():
-        raise UserError(f"{args.folder}: no such folder")
     roots = [each for each in args.overrides if each.startswith("data.root=")]
     if args.folder and roots:
         raise UserError(f"{args.folder} and {roots[0]}: both say where the pictures are")

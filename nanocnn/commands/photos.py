@@ -34,8 +34,6 @@ def main(arguments: Sequence[str]) -> None:
     add_config(parser, default="photos.yaml")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<name>/<time>")
     args = parser.read(arguments)
-    if not Path(args.folder).is_dir():
-        raise UserError(f"{args.folder}: no such folder")
     if any(each.startswith("data.root=") for each in args.overrides):
         raise UserError(f"data.root: is {args.folder} here; leave it out")
 
@@ -44,6 +42,8 @@ def main(arguments: Sequence[str]) -> None:
 
     overrides = [f"data.root={json.dumps(args.folder)}", *args.overrides]
     draft = read_draft(args.config, overrides)
+    if not Path(args.folder).is_dir():
+        raise UserError(f"{args.folder}: no such folder")
     train, test = (clone() / name for name in ("train.py", "test.py"))
     from nanocnn.run.folder import create_dated_dir, remove_empty
 

@@ -141,7 +141,7 @@ class Overview:
         for title, of_kind in kinds.items():
             exact = sum(correlation is None for _, _, correlation in of_kind)
             nearly = len(of_kind) - exact
-            text = f"{len(of_kind):,} pairs: {exact:,} of the same pixels, {nearly:,} nearly so"
+            text = f"{counted(of_kind, 'pair')}: {exact:,} of the same pixels, {nearly:,} nearly so"
             tiles = [
                 self.tile(
                     one, other, note="same pixels" if value is None else f"alike to {value:.3f}"
@@ -173,7 +173,7 @@ class Overview:
         """Files that cannot be read or show nothing, or of which a part is taken."""
         found = []
         if lines := unreadable(self.splits):
-            text = f"{len(lines):,} files; they are left out here, and refused by train.py"
+            text = f"{counted(lines, 'file')}, left out here, and refused by train.py"
             found.append(Section("Files that cannot be read", text, lines=lines, alarming=True))
         places = {name: index for index, name in enumerate(self.names)}
         for title, kind in (
@@ -182,7 +182,7 @@ class Overview:
         ):
             if kind:
                 tiles = self.tiles([places[path] for path in kind[:PAIRS]], lambda _: "")
-                found.append(Section(title, f"{len(kind):,} images", tiles, alarming=True))
+                found.append(Section(title, counted(kind, "image"), tiles, alarming=True))
         return found
 
     def extremes(self) -> list[Section]:
@@ -209,15 +209,19 @@ class Overview:
         return found
 
     def size_section(self) -> Section:
-        counted = Counter(f"{width} x {height}" for height, width in self.sizes.tolist())
-        ((usual, count),) = counted.most_common(1)
+        sizes = Counter(f"{width} x {height}" for height, width in self.sizes.tolist())
+        ((usual, count),) = sizes.most_common(1)
         text = (
             f"{usual}, all of them"
-            if len(counted) == 1
-            else f"{len(counted):,} sizes, most often {usual} ({count:,})"
+            if len(sizes) == 1
+            else f"{len(sizes):,} sizes, most often {usual} ({count:,})"
         )
         rows = [
             ["width x height", "images"],
-            *([size, f"{n:,}"] for size, n in counted.most_common(10)),
+            *([size, f"{n:,}"] for size, n in sizes.most_common(10)),
         ]
-        return Section("Sizes", text, rows=rows if len(counted) > 1 else ())
+        return Section("Sizes", text, rows=rows if len(sizes) > 1 else ())
+
+
+def counted(items: Sequence[object], name: str) -> str:
+    return f"{len(items):,} {name}{'' if len(items) == 1 else 's'}"

@@ -29,7 +29,8 @@ li, p, figcaption, td, th { overflow-wrap: anywhere; }
 a { color: inherit; } .alarm { font-weight: 600; } .alarm::marker { content: "! "; }
 .grid { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
-figure { margin: 0; display: flex; gap: .4rem; flex-wrap: wrap; font-size: .75rem; }
+figure { margin: 0; display: flex; flex-wrap: wrap; align-content: start; gap: .4rem; }
+figure { font-size: .75rem; }
 figure div { flex: 1 1 6rem; min-width: 0; }
 img { display: block; width: 100%; height: 7rem; object-fit: contain; background: #8883; }
 img.small { image-rendering: pixelated; }

@@ -64,7 +64,7 @@ def test_the_page_shows_what_is_wrong_and_changes_nothing(pictures, script, tmp_
     assert {path: after[path] for path in before} == before
     assert "! Copies across splits: 2 pairs: 0 of the same pixels, 2 nearly so" in result.out
     assert "! One picture under two labels: 2 pairs: 1 of the same pixels, 1 nearly" in result.out
-    assert "! Files that cannot be read: 1 files" in result.out
+    assert "! Files that cannot be read: 1 file," in result.out
     page = Page(tmp_path / "checked" / "index.html")
     text = "".join(page.words)
     assert "test/digit 0/<b>again.jpg (test, digit 0)" in text and "b" not in page.tags
