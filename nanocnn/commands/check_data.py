@@ -10,7 +10,6 @@ Nothing is dropped or changed.
 
 from __future__ import annotations
 
-import json
 import shlex
 from argparse import Namespace
 from collections.abc import Sequence
@@ -19,7 +18,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanocnn.config.command_line import add_config, script_parser
+from nanocnn.config.command_line import (
+    add_config,
+    add_folder,
+    overrides_with_folder,
+    script_parser,
+)
 from nanocnn.system.errors import UserError
 from nanocnn.system.output import one_line
 from nanocnn.system.startup import check_memory_limits, prepare_process
@@ -40,20 +44,20 @@ def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
     from nanocnn.config.load import read_draft
 
-    root = [f"data.root={json.dumps(args.folder)}"] if args.folder else []
-    draft = read_draft(args.config, [*root, *args.overrides])
-    if args.folder and not Path(args.folder).is_dir():
-        raise UserError(f"{args.folder}: no such folder")
+    overrides = overrides_with_folder(args)
+    is_own = any(each.startswith("data.root=") for each in overrides)
+    config = args.config or ("photos.yaml" if is_own else "digits.yaml")
+    draft = read_draft(config, overrides)
     check_memory_limits()
     check(draft, args.labels, args.out)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """The command line. Raises UserError for arguments that contradict each other."""
+    """The command line. Raises UserError for a folder that is not free."""
     parser = script_parser("nanocnn check-data", __doc__)
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="data.root, of own pictures")
+    add_folder(parser)
     add_config(parser)
-    parser.set_defaults(config=None)  # with a folder it is photos.yaml
+    parser.set_defaults(config=None)  # of own pictures it is photos.yaml
     parser.add_argument(
         "--labels", action="store_true", help="rank the labels that may be wrong, by a network"
     )
@@ -61,13 +65,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
         "--out", type=Path, metavar="DIR", help="default: runs/<name>/check_data_<time>"
     )
     args = parser.read(arguments)
-    if args.folder and "=" in args.folder and not Path(args.folder).exists():
-        args.overrides.insert(0, args.folder)
-        args.folder = None
-    roots = [each for each in args.overrides if each.startswith("data.root=")]
-    if args.folder and roots:
-        raise UserError(f"{args.folder} and {roots[0]}: both say where the pictures are")
-    args.config = args.config or ("photos.yaml" if args.folder or roots else "digits.yaml")
     if args.out and args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         raise UserError(f"--out {args.out}: should name a new or an empty folder")
     return args

@@ -9,7 +9,6 @@ Each command is printed before it runs: they can be typed one by one as well.
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -18,7 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanocnn.config.command_line import add_config, script_parser
+from nanocnn.config.command_line import (
+    add_config,
+    add_folder,
+    overrides_with_folder,
+    script_parser,
+)
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import handled
 
@@ -30,20 +34,16 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> None:
     parser = script_parser("nanocnn photos", __doc__)
-    parser.add_argument("folder", metavar="FOLDER", help="the pictures, a folder for each class")
+    add_folder(parser)
     add_config(parser, default="photos.yaml")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<name>/<time>")
     args = parser.read(arguments)
-    if any(each.startswith("data.root=") for each in args.overrides):
-        raise UserError(f"data.root: is {args.folder} here; leave it out")
 
     from nanocnn.config.load import read_draft
     from nanocnn.config.schema import Config
 
-    overrides = [f"data.root={json.dumps(args.folder)}", *args.overrides]
+    overrides = overrides_with_folder(args)
     draft = read_draft(args.config, overrides)
-    if not Path(args.folder).is_dir():
-        raise UserError(f"{args.folder}: no such folder")
     train, test = (clone() / name for name in ("train.py", "test.py"))
     from nanocnn.run.folder import create_dated_dir, remove_empty
 

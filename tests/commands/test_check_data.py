@@ -85,7 +85,7 @@ def test_it_looks_at_other_data_sets_and_needs_no_network(script, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: no such folder"),
+        (["nowhere"], "nowhere does not exist"),
         (["pictures", "data.root=pictures"], "both say where the pictures are"),
         (["pictures", "--out", "pictures"], "--out pictures: should name a new or an empty folder"),
         (["--labels"], "--labels: the network resnet18 begins with no weights"),
@@ -171,4 +171,5 @@ def test_photos_passes_on_how_it_failed_and_leaves_nothing(script, tmp_path):
         script("nanocnn", "photos", "empty")
     assert end.value.code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
-    assert script("nanocnn", "photos", "nowhere").error == "error: nowhere: no such folder\n"
+    refused = script("nanocnn", "photos", "empty", "data.root=other")
+    assert refused.code == 2 and "both say where the pictures are" in refused.error
