@@ -9,7 +9,9 @@ from nanocnn.system.output import deliver
 from nanocnn.system.signals import exit_on_signal
 
 VERBS = {  # verb -> what it does; its module has the same name
+    "check-data": "look at the images before training: a page of what is in them",
     "find-lr": "find a learning rate for a config, and draw the loss over it",
+    "photos": "from a folder of pictures to a judged classifier, in one command",
     "layers": "print the layer table of a config's network",
 }
 USAGE = f"""usage: nanocnn VERB [argument ...]
@@ -19,6 +21,7 @@ What can be done besides training (python train.py) and testing (python test.py)
 {chr(10).join(f"  {verb:<10} {what}" for verb, what in VERBS.items())}
 
 examples:
+  nanocnn check-data my/pictures
   nanocnn find-lr --config mnist.yaml
   nanocnn layers --config vgg11.yaml
   nanocnn VERB --help

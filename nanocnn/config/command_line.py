@@ -1,6 +1,7 @@
 """Reading a command line, with its mistakes reported like every other one."""
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -124,11 +125,9 @@ def script_parser(command: str, doc: str | None) -> ArgumentParser:
     )
 
 
-def add_config(parser: ArgumentParser) -> None:
+def add_config(parser: ArgumentParser, default: str = "digits.yaml") -> None:
     """The arguments that say which config a command reads."""
-    parser.add_argument(
-        "--config", default="digits.yaml", metavar="FILE", help="default: digits.yaml"
-    )
+    parser.add_argument("--config", default=default, metavar="FILE", help=f"default: {default}")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="change any key of the config"
     )
@@ -142,3 +141,22 @@ def add_networks(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="whose MODELS to take; default: ./model.py beside a train.py, else this package's",
     )
+
+
+def add_folder(parser: ArgumentParser) -> None:
+    """The argument that says where own pictures are; it stands before those of `add_config`."""
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="the pictures: data.root")
+
+
+def overrides_with_folder(args: argparse.Namespace) -> list[str]:
+    """The overrides, with the folder, if one is given, as data.root.
+
+    Raises UserError where both say where the pictures are.
+    """
+    overrides = list(args.overrides)
+    if args.folder and "=" in args.folder and not Path(args.folder).exists():
+        return [args.folder, *overrides]
+    roots = [each for each in overrides if each.startswith("data.root=")]
+    if args.folder and roots:
+        raise UserError(f"{args.folder} and {roots[0]}: both say where the pictures are")
+    return [f"data.root={json.dumps(args.folder)}", *overrides] if args.folder else overrides

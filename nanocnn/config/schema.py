@@ -214,6 +214,9 @@ class Data(Section):
     skip_unreadable: bool = Field(
         False, description="leave out files of yours that are no images; false = refuse them"
     )
+    relabel: Annotated[str, AfterValidator(os.path.expanduser)] | None = Field(
+        None, min_length=1, description="CSV of path,new_label: corrected labels of your own images"
+    )
     average_flips: bool = Field(
         False, description="judge by the mean of the logits of an image and its mirror image"
     )
@@ -296,6 +299,7 @@ class Data(Section):
             "test",
             "group",
             "skip_unreadable",
+            "relabel",
         ):
             value = getattr(self, key)
             if self.dataset not in OWN_IMAGES and value != type(self).model_fields[key].default:

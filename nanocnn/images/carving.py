@@ -21,6 +21,7 @@ from nanocnn.images.listing import Listing, layout, list_split, own_groups
 from nanocnn.images.names import nfc
 from nanocnn.images.own import leave_out_unreadable
 from nanocnn.images.randomness import SPLIT, evenly, generator, stratified_split
+from nanocnn.images.relabel import read_corrections, relabelled
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import read_file, replacing
 
@@ -202,7 +203,15 @@ def read_list(run_dir: Path | None, sha256: str, classes: list[str]) -> Listing:
 
 
 def list_training(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
-    """The own images of the "train" split and, if there is to be one, of the "val" split."""
+    """The own images of the "train" split and, if there is to be one, of the "val" split, with
+    corrected labels.
+    """
+    corrections = read_corrections(data)
+    found = list_training_as_found(data, seed, classes)
+    return {name: relabelled(part, corrections) for name, part in found.items()}
+
+
+def list_training_as_found(data: Data, seed: int, classes: list[str] | None) -> dict[str, Listing]:
     if data.has_groups:
         refuse_shared_groups(own_groups(data))
     train = list_training_and_val(data, classes)

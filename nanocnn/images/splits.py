@@ -34,6 +34,12 @@ from nanocnn.images.listing import Listing, layout, list_split
 from nanocnn.images.own import Files, read_listings, training_shape
 from nanocnn.images.pictures import look_at
 from nanocnn.images.randomness import stratified_split
+from nanocnn.images.relabel import (
+    checksum_of_corrections,
+    read_corrections,
+    relabelled,
+    warn_of_other_corrections,
+)
 from nanocnn.images.sets import DATASETS, resize
 from nanocnn.images.stream import Stream
 from nanocnn.images.survey import transparent_ones
@@ -61,6 +67,7 @@ class DataInfo:
     crop_fraction: float = 1.0  # of "crop", see Form
     weights: str = ""  # which it began with, and which mean and std are of; empty: of the images
     test_sha256: str = ""  # of the list of own pictures that were held out for test.py
+    relabel_sha256: str = ""  # of the list of corrected labels
     # of own training pictures, which others are compared with; None: not known
     transparent: bool | None = None  # whether any is
     grey: bool | None = None  # whether all are
@@ -121,6 +128,21 @@ def load_test(data: Data, info: DataInfo | None = None, run_dir: Path | None = N
     return read_own_images(data, {"test": readable(data, listing)}, info)["test"]
 
 
+def load_test_beside(data: Data, train: Split, info: DataInfo) -> Split | None:
+    """The test split that belongs to `train`, for check-data alone; None where there is none."""
+    if train.files is None:
+        return read(data, train=False)
+    if train.files.held_out:
+        paths, names = zip(*train.files.held_out, strict=True)
+        labels = torch.tensor([info.classes.index(name) for name in names])
+        listing = Listing("test", list(paths), labels, info.classes, kept=True)
+    elif "test" in layout(data).places:
+        listing = list_test(data, info.classes)
+    else:
+        return None
+    return read_own_images(data, {"test": readable(data, listing)}, info)["test"]
+
+
 def list_test(data: Data, classes: list[str]) -> Listing:
     """The pictures of the test split in data.root. Raises UserError where there is none."""
     places, divided = layout(data)
@@ -128,7 +150,7 @@ def list_test(data: Data, classes: list[str]) -> Listing:
         raise UserError(
             f"{data.root}: has no test split, and this run held none out (data.test = 0)"
         )
-    return list_split(data, "test", classes)
+    return relabelled(list_split(data, "test", classes), read_corrections(data))
 
 
 def other_test(data: Data, classes: list[str]) -> Listing | None:
@@ -155,6 +177,8 @@ def load_split(
     resampling = {"interpolation": info.interpolation, "crop_fraction": info.crop_fraction}
     data = data.model_copy(update=resampling)
     is_test = name == "test"
+    if not (is_test and info.test_sha256):  # whose list has the labels too
+        warn_of_other_corrections(data, info.relabel_sha256)
     splits = {name: load_test(data, info, run_dir)} if is_test else load_splits(data, seed, info)
     if name not in splits:
         raise UserError(
@@ -229,6 +253,7 @@ def data_info(data: Data, split: Split, preprocessing: Preprocessing | None = No
         *data.resampling,
         weights,
         test_sha256,
+        checksum_of_corrections(data),
     )
     return with_traits(info, data, split.files) if split.files else info
 

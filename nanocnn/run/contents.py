@@ -55,6 +55,7 @@ class Data(Contents):
     class_counts: tuple[Count, ...] = ()
     background: Literal["black", "white"] = "black"
     test_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    relabel_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     weights: str = ""

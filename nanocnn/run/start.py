@@ -17,6 +17,7 @@ from torch import nn
 
 from nanocnn.config.schema import Config
 from nanocnn.images.augment import harmful
+from nanocnn.images.leaks import warn_of_leaks
 from nanocnn.images.report import print_data_report, print_places
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.table import size_text, summary
@@ -39,6 +40,7 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
     print_data_report(data.splits, data.info, data.hashes)
     if data.splits["train"].files:
         print_places(config.data, data.info.classes)
+    warn_of_leaks(config.data, data.splits, data.hashes)
     print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
     for warning in harmful(config.data):
         print(f"warning: {warning}", file=sys.stderr)

@@ -115,13 +115,10 @@ class Learner:
         Images are taken as they are. Raises UserError where a network does not end in a linear
         layer.
         """
-        name = last_layer(self.model, self._info.image_shape)
-        layer = self.model.get_submodule(name)
-        if not isinstance(layer, nn.Linear):
-            raise UserError("train.fit_head: cannot act, since the network ends in no linear layer")
-        found = self._features(until_stopped(train), layer)
-        chosen_on = self._features(until_stopped(val), layer) if val else None
+        found = self.features(until_stopped(train))
+        chosen_on = self.features(until_stopped(val)) if val else None
         loss = deepcopy(self.loss).cpu()
+        name, layer = self._last_layer()
         rows = layer.out_features
         head = fit(found, chosen_on, rows, loss, self._is_balanced, until_stopped)
         print(f"head: {name} fitted to {len(found.labels):,} images; decay {head.decay:g}")
@@ -137,9 +134,20 @@ class Learner:
         correct = (logits.argmax(1) == found.labels).sum()
         return StepResult(total, weight, correct, len(found.labels))
 
+    def _last_layer(self) -> tuple[str, nn.Linear]:
+        name = last_layer(self.model, self._info.image_shape)
+        layer = self.model.get_submodule(name)
+        if not isinstance(layer, nn.Linear):
+            raise UserError("train.fit_head: cannot act, since the network ends in no linear layer")
+        return name, layer
+
     @torch.no_grad()
-    def _features(self, batches: Iterable[tuple[Tensor, Tensor]], layer: nn.Module) -> Features:
-        """What reaches `layer`, the last one. Raises UserError where its output are no logits."""
+    def features(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Features:
+        """What reaches the last layer, of images as they are.
+
+        Raises UserError where that is no linear one, or its output are no logits.
+        """
+        _, layer = self._last_layer()
         entered: list[Tensor] = []
         left: list[Tensor] = []
         hooks = [

@@ -60,6 +60,7 @@ TABLE = {
     "data.sampling": ["balanced"],
     "data.memory_limit": ["1KB", *OWN],  # streamed
     "data.skip_unreadable": ["true", *OWN],
+    "data.relabel": None,  # which labels these are, makes no difference to a step
     "data.average_flips": ["true"],
     "data.augment.shift": ["2"],
     "data.augment.rotate": ["10"],
