@@ -38,6 +38,9 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
     print(f"{config.data.dataset}: {counts} images of {size_text(data.info.image_shape)}")
     print_data_report(data.splits, data.info, data.hashes)
     print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
+    if config.data.augment.until < 1:
+        epochs = config.train.epochs
+        print(f"augmented: up to epoch {config.data.augment.last_of(epochs)} of {epochs}")
     for warning in harmful(config.data):
         print(f"warning: {warning}", file=sys.stderr)
 
