@@ -159,6 +159,11 @@ def test_a_cut_out_is_torchvisions_of_the_same_box(monkeypatch):
     torch.testing.assert_close(cut[inner], expected[inner], atol=1e-2, rtol=0)
 
 
+def test_no_black_comes_in_at_the_edges_of_what_is_cut_out():
+    cut = augment(torch.full((200, 1, 9, 12), 200.0), Augment(random_resized_crop=[0.1, 0.5]))
+    torch.testing.assert_close(cut, torch.full_like(cut, 200.0))
+
+
 # erasing
 
 
