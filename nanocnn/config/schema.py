@@ -3,6 +3,7 @@
 What only the networks know, their names and keys, `load.py` adds.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -96,6 +97,9 @@ class Named(Section):
         return arguments | {key: value for key, value in first.items() if key in arguments}
 
 
+Share = Annotated[float, Field(ge=0.01, le=1)]
+
+
 class Augment(Section):
     shift: int = Field(0, ge=0, description="pixels; each image moves by up to this, both ways")
     rotate: float = Field(0.0, ge=0, le=180, description="degrees; turns by up to this, both ways")
@@ -114,6 +118,13 @@ class Augment(Section):
     crop: int = Field(
         0, ge=0, description="pixels; like shift, with mirrored edges instead of black"
     )
+    random_resized_crop: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="[least, most]; share of the area that is cut out and enlarged"
+    )
+    trivial_augment: bool = Field(
+        False, description="one operation of 14 at a random strength for each image"
+    )
+    erasing: float = Field(0.0, ge=0, le=1, description="probability of noise in a box")
     cutout: int = Field(0, ge=0, description="pixels; side of a square made black")
     brightness: float = Field(0.0, ge=0, lt=1, description="fraction; 0.1 = 10% darker to lighter")
     contrast: float = Field(0.0, ge=0, lt=1, description="fraction; 0.1 = 10% flatter to stronger")
@@ -123,6 +134,18 @@ class Augment(Section):
     cutmix: float = Field(
         0.0, ge=0, le=100, description="alpha of Beta(alpha, alpha), the share of another's box"
     )
+    until: float = Field(
+        1.0, gt=0, le=1, description="share of the epochs; those after it have images as they are"
+    )
+
+    @property
+    def warps(self) -> bool:
+        """Whether images are sampled between their pixels."""
+        return any((self.rotate, self.scale, self.shear, self.elastic, self.random_resized_crop))
+
+    def last_of(self, epochs: int) -> int:
+        """The last of `epochs` that is augmented: as many as fit into `until`, at least one."""
+        return max(1, math.floor(round(self.until * epochs, 9)))  # 0.29 * 100 is just below 29
 
     @property
     def mixes(self) -> bool:
@@ -135,6 +158,21 @@ class Augment(Section):
         for key, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
             if 0 < alpha < SMALLEST_ALPHA:
                 raise ValueError(f"{key} = {alpha}: should be 0 or at least {SMALLEST_ALPHA}")
+        return self
+
+    @model_validator(mode="after")
+    def check_crop(self) -> "Augment":
+        if self.random_resized_crop and self.random_resized_crop[0] > self.random_resized_crop[1]:
+            raise ValueError(
+                f"random_resized_crop = {self.random_resized_crop}: the least share should come "
+                "first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_until(self) -> "Augment":
+        if self.until < 1 and self.model_copy(update={"until": 1.0}) == Augment():
+            raise ValueError(f"until = {self.until}: cannot act, since nothing is augmented")
         return self
 
     @model_validator(mode="after")
@@ -719,6 +757,14 @@ class Config(Section):
             raise ValueError(
                 "loss.class_weights = balanced cannot act with data.sampling = balanced, which "
                 "shows each class equally often; one of them should go"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_until(self) -> "Config":
+        if self.data.augment.until < 1 and self.train.epochs == 1:
+            raise ValueError(
+                f"data.augment.until = {self.data.augment.until}: cannot act with train.epochs = 1"
             )
         return self
 

@@ -45,6 +45,12 @@ CALLED = {
     "data.validation": "val val_split val_size val_fraction validation_split valid_size",
     "data.augment.flip": "hflip horizontal_flip random_flip",
     "data.augment.rotate": "rotation random_rotation",
+    "data.augment.random_resized_crop": "rrc resized_crop randomresizedcrop",
+    "data.augment.trivial_augment": (
+        "trivialaugment trivial_augment_wide auto_augment autoaugment rand_augment randaugment"
+    ),
+    "data.augment.erasing": "random_erasing random_erase reprob",
+    "data.augment.until": "mixup_off_epoch close_mosaic",
     "data.augment": "augment aug augmentation augmentations transform transforms",
     "precision": "amp fp16 bf16 dtype mixed_precision half",
     "seed": "s random_seed manual_seed rng",

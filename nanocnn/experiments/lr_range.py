@@ -30,6 +30,10 @@ def range_test(
     It takes training images alone, epoch after epoch, and ends where the loss explodes.
     """
     computing = pick_computing(config)
+    # it looks at the beginning of a run, however often it goes through the images
+    augment = config.data.augment.model_copy(update={"until": 1.0})
+    data_config = config.data.model_copy(update={"augment": augment})
+    config = config.model_copy(update={"data": data_config})
     weights, prepared = first_weights(config, None)
     data = TrainingData(config, computing.device, prepared)
     shape, classes = data.info.image_shape, len(data.info.classes)

@@ -4,13 +4,13 @@ Random numbers come from torch's global generators, which the caller seeds. Noth
 the device.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nanocnn.config.schema import Augment, Data
+from nanocnn.images.trivial import trivial_augment
+from nanocnn.images.warp import rectangles, shift, uniform, warp
 from nanocnn.system.errors import UserError
 
 # keys in pixels, which make sense up to the side of an image
@@ -51,6 +51,11 @@ def harmful(data: Data) -> list[str]:
             f"data.augment.rotate = {config.rotate:g}: turns characters upside down, a 6 into a 9 "
             f"({dataset_name})"
         )
+    if config.trivial_augment:
+        warnings.append(
+            "data.augment.trivial_augment: turns characters by up to 135 degrees, a 6 into a 9 "
+            f"({dataset_name})"
+        )
     return warnings
 
 
@@ -63,7 +68,7 @@ def augment(images: Tensor, config: Augment) -> Tensor:
     if config.flip is True:  # which are mirrored in turn, is for the batches to know
         chosen = uniform(images, 1) < 0
         images = torch.where(chosen, images.flip(3), images)
-    if config.rotate or config.scale or config.shear or config.elastic:
+    if config.warps:
         images = warp(images, config)
     if config.crop:
         # mirrored, as suits pictures that fill their frame; with black edges it would be a shift
@@ -72,66 +77,13 @@ def augment(images: Tensor, config: Augment) -> Tensor:
         images = shift(images, config.shift)
     if config.brightness or config.contrast:
         images = relight(images, config.brightness, config.contrast)
+    if config.trivial_augment:
+        images = trivial_augment(images)
+    if config.erasing:
+        images = erase(images, config.erasing)
     if config.cutout:
         images = images.masked_fill(boxes(images, config.cutout, config.cutout), 0)
     return images
-
-
-def uniform(images: Tensor, most: float) -> Tensor:
-    """A random number from -most to most for each image, (B, 1, 1, 1)."""
-    return (2 * torch.rand(len(images), 1, 1, 1, device=images.device) - 1) * most
-
-
-def shift(images: Tensor, pixels: int, padding: str = "constant") -> Tensor:
-    """Move each image (B, C, H, W) by up to `pixels` along both axes.
-
-    What comes in at the edges is black ("constant") or the image mirrored there ("reflect").
-    """
-    batch, _, height, width = images.shape
-    offsets = torch.randint(2 * pixels + 1, (2, batch)).to(images.device, non_blocking=True)
-    padded = F.pad(images, (pixels,) * 4, padding)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, down, right, H, W), a view
-    return windows[torch.arange(batch, device=images.device), :, offsets[0], offsets[1]]
-
-
-def warp(images: Tensor, config: Augment) -> Tensor:
-    """Rotate, scale and shear about the centre and distort elastically, in one bilinear sampling;
-    float32.
-
-    Black comes in at the edges. The affine map is torchvision's of the same angle (clockwise),
-    scale and horizontal shear. The elastic distortion is that of Simard, Steinkraus and Platt, Best
-    Practices for Convolutional Neural Networks Applied to Visual Document Analysis (2003): uniform
-    noise smoothed by a Gaussian, scaled here to a standard deviation in pixels. Their sigma of 4
-    and alpha of 34 give 1.4.
-    """
-    batch, _, height, width = images.shape
-    x, y = (
-        torch.arange(size, device=images.device) - (size - 1) / 2  # pixels from the centre
-        for size in (width, height)
-    )
-
-    # from each pixel of the result back to where it is sampled
-    angle = uniform(images, math.radians(config.rotate))
-    factor = 1 + uniform(images, config.scale)
-    slope = uniform(images, math.radians(config.shear)).tan()
-    cos, sin = angle.cos(), angle.sin()
-    inverse = torch.stack([cos - slope * sin, sin + slope * cos, -sin, cos], 1) / factor[:, None]
-    pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"))  # (2, H, W)
-    # one product of matrices: F.affine_grid makes one for each image and takes 20 times as long
-    places = torch.einsum("bij,jhw->bihw", inverse.view(batch, 2, 2), pixels)
-
-    if config.elastic:
-        noise = torch.rand(places.shape, device=images.device).sub_(0.5)
-        sigma = config.elastic_sigma or 4.0
-        for axis in (x, y):
-            kernel = (-((axis[:, None] - axis) ** 2) / (2 * sigma**2)).exp()
-            kernel = kernel / kernel.norm(dim=1, keepdim=True)  # keeps the noise's deviation
-            noise = (noise @ kernel.T).mT
-        places.add_(noise, alpha=config.elastic * 12**0.5)  # 12 ** -0.5 is what it was
-
-    places[:, 0] *= 2 / width  # grid_sample counts from -1 to 1
-    places[:, 1] *= 2 / height
-    return F.grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False)
 
 
 def relight(images: Tensor, brightness: float, contrast: float) -> Tensor:
@@ -143,6 +95,24 @@ def relight(images: Tensor, brightness: float, contrast: float) -> Tensor:
     images = (images * (1 + uniform(images, brightness))).clamp_(0, 255)
     mean = images.mean((1, 2, 3), keepdim=True)
     return images.sub_(mean).mul_(1 + uniform(images, contrast)).add_(mean).clamp_(0, 255)
+
+
+def erase(images: Tensor, probability: float) -> Tensor:
+    """With this probability an image has noise in a box of 2 to 33% of it.
+
+    Z. Zhong et al., Random Erasing Data Augmentation (2020; as a preprint 2017), with their areas,
+    proportions and random pixels. The box lies in the image as a whole.
+    """
+    noise = torch.randint_like(images, 256)
+    chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < probability
+    spans = []
+    for size, side in zip(images.shape[2:], rectangles(images, (0.02, 0.33), 1 / 0.3), strict=True):
+        start = torch.rand_like(side) * (1 - side) * size
+        place = torch.arange(size, device=images.device) + 0.5 - start.flatten(1)  # (B, size)
+        spans.append((place >= 0) & (place < side.flatten(1) * size))
+    rows, columns = spans
+    inside = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return torch.where(inside & chosen, noise, images)
 
 
 def boxes(images: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:

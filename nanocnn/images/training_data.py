@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nanocnn.config.preprocessing import Preprocessing
-from nanocnn.config.schema import OWN_IMAGES, Config, Train
+from nanocnn.config.schema import OWN_IMAGES, Augment, Config, Train
 from nanocnn.images.batches import Batches
 from nanocnn.images.likeness import compare
 from nanocnn.images.listing import layout
@@ -62,21 +62,22 @@ class TrainingData:
             Batches(splits["val"], self.info, batch_size, device) if "val" in splits else None
         )
         self.steps_per_epoch = len(self.train)
-        self._seed, self._augment, self._sampling = (
-            config.seed,
-            config.data.augment,
-            config.data.sampling,
-        )
+        self._config = config
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
         """The images of epoch `number` (from 1) as (step, images, labels): see Batches.shuffled.
+
+        After data.augment.until they are as they are.
 
         Steps are counted from 0 over the whole run; the first `start` of the epoch are left out.
         Epoch 0, in which a head is fitted, has none.
         """
         if number == 0:
             return iter(())
-        return self.train.shuffled(self._seed, number - 1, self._augment, start, self._sampling)
+        data = self._config.data
+        is_augmented = number <= data.augment.last_of(self._config.train.epochs)
+        augment = data.augment if is_augmented else Augment()
+        return self.train.shuffled(self._config.seed, number - 1, augment, start, data.sampling)
 
 
 def refuse_idle(options: Train, images: int) -> None:

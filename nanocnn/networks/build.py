@@ -137,8 +137,8 @@ def build_model(
     except UserError:
         raise
     except BUILD_ERRORS as error:
-        place = place_in_model_file(error)
-        raise UserError(f"{place and f'{place}: '}model {name}: {error}") from None
+        place, said = place_in_model_file(error), " ".join(str(error).split())
+        raise UserError(f"{place and f'{place}: '}model {name}: {said}") from None
     if logits.shape != (1, num_classes):
         raise UserError(
             f"model {name} returns {size_text(logits.shape)} for an image, "

@@ -22,6 +22,11 @@ from nanocnn.system.files import read_file
 
 NAMED = 3  # tensors that do not fit, in an error
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts save weights
+POSITIONS = (
+    "pos_embed",
+    "relative_position",
+    "rel_pos",
+)  # in the names of what depends on the size
 EFFICIENTNET_STRIDE = 32  # images of a multiple of it are padded alike by both
 
 
@@ -158,9 +163,15 @@ def refuse_misfits(
     ]
     if problems := list(dict.fromkeys(problems)):
         more = f" and {len(problems) - NAMED:,} more" if len(problems) > NAMED else ""
-        raise UserError(
+        text = (
             f"{source}: not weights of this network: it holds {', '.join(problems[:NAMED])}{more}"
         )
+        if all(any(part in problem for part in POSITIONS) for problem in problems):
+            text += (
+                "; positions are learnt for one size of images: set data.image_size to the one "
+                "that these weights were trained at, such as 224"
+            )
+        raise UserError(text)
 
 
 def layers_of(names: Iterable[str]) -> list[str]:

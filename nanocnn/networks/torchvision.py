@@ -27,7 +27,13 @@ class Torchvision(Published):
 
         sizes: dict[str, Any] = {}
         if architecture.startswith("vit_"):
-            sizes["image_size"] = image_shape[1]
+            height, width = image_shape[1:]
+            if height != width:
+                raise UserError(
+                    f"model.name = torchvision.{architecture} takes square images, these are "
+                    f"{height}x{width}: type data.image_size={min(height, width)}"
+                )
+            sizes["image_size"] = height
         elif architecture.startswith("maxvit"):
             sizes["input_size"] = image_shape[1:]
         self.network = torchvision.models.get_model(architecture, weights=None, **sizes)

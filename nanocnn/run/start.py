@@ -42,6 +42,9 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
         print_places(config.data, data.info.classes)
     warn_of_leaks(config.data, data.splits, data.hashes)
     print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
+    if config.data.augment.until < 1:
+        epochs = config.train.epochs
+        print(f"augmented: up to epoch {config.data.augment.last_of(epochs)} of {epochs}")
     for warning in harmful(config.data):
         print(f"warning: {warning}", file=sys.stderr)
 

@@ -53,6 +53,21 @@ def test_it_stops_where_the_loss_explodes_and_its_rates_are_even_in_their_logari
     assert ratios == pytest.approx([1e9 ** (1 / 79)] * len(ratios))
 
 
+def test_it_looks_at_the_beginning_of_a_run():
+    typed = ["data.limit=60", "train.epochs=2", "data.augment.shift=2"]
+    early, never = (
+        range_test(
+            load_config("digits.yaml", [*typed, f"data.augment.until={until}"]),
+            NETWORKS,
+            1e-4,
+            0.01,
+            8,
+        )
+        for until in (0.5, 1)
+    )
+    assert early == never
+
+
 @pytest.mark.parametrize(
     "options, part",
     [

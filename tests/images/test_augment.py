@@ -25,6 +25,7 @@ PIXELWISE = {  # stays uint8
     "crop": Augment(crop=3),
     "flip": Augment(flip=True),
     "cutout": Augment(cutout=5),
+    "erasing": Augment(erasing=0.9),
 }
 SAMPLED = {
     "rotate": Augment(rotate=40),
@@ -34,6 +35,8 @@ SAMPLED = {
     "elastic_sigma": Augment(elastic=2, elastic_sigma=1),
     "brightness": Augment(brightness=0.6),
     "contrast": Augment(contrast=0.6),
+    "random_resized_crop": Augment(random_resized_crop=[0.1, 0.8]),
+    "trivial_augment": Augment(trivial_augment=True),
 }
 EVERYTHING = {
     "shift": 2,
@@ -46,6 +49,9 @@ EVERYTHING = {
     "cutout": 5,
     "brightness": 0.3,
     "contrast": 0.3,
+    "random_resized_crop": [0.5, 1.0],
+    "trivial_augment": True,
+    "erasing": 0.5,
 }
 ALL = PIXELWISE | SAMPLED | {"all": Augment(**EVERYTHING)}
 MIXED = {
@@ -80,7 +86,7 @@ def random_numbers(count, most, seed=0, skip=0):
 
 
 def test_every_key_is_tried_here_and_nothing_happens_by_default():
-    assert set(ALL) | set(MIXED) == set(Augment.model_fields) | {"all", "both"}
+    assert set(ALL) | set(MIXED) | {"until"} == set(Augment.model_fields) | {"all", "both"}
     images = noise(4, 3, 12, 16)
     torch.manual_seed(1)
     unchanged = augment(images, Augment())
@@ -479,6 +485,9 @@ LEARNING = {
     "cutout": {"cutout": 6},
     "brightness": {"brightness": 0.3},
     "contrast": {"contrast": 0.3},
+    "random_resized_crop": {"random_resized_crop": [0.6, 1.0]},
+    "trivial_augment": {"trivial_augment": True},
+    "erasing": {"erasing": 0.3},
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
 }

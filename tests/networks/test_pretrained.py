@@ -197,3 +197,25 @@ def test_any_network_of_timm_is_fitted_to_the_data(name):
     model = build_model(f"timm.{name}", (1, 64, 64), 7)
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 7)
     assert timm.is_model(name) and len(model.heads) == 1
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("vit_b_16", r"vit_b_16 takes square images, these are 64x96: type data.image_size=64"),
+        ("maxvit_t", r"maxvit_t: .*not divisible by partition size 7"),
+    ],
+)
+def test_sides_that_a_network_cannot_take_are_refused_in_one_line(name, said):
+    with pytest.raises(UserError, match=said) as error:
+        build_model(f"torchvision.{name}", (3, 64, 96), 10)
+    assert "\n" not in str(error.value)
+
+
+def test_positions_learnt_at_another_size_are_refused_with_a_word(tmp_path):
+    name = "timm.vit_tiny_patch16_224"
+    tensors = timm.create_model("vit_tiny_patch16_224", img_size=96).state_dict()
+    weights = of(saved(tmp_path / "vit.pth", tensors), name)
+    with pytest.raises(UserError, match=r"pos_embed of 1x37x192.*set data.image_size to the one"):
+        begin_with(build_model(name, (3, 64, 64), 10), weights, (3, 64, 64))
+    begin_with(build_model(name, (3, 96, 96), 10), weights, (3, 96, 96))

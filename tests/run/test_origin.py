@@ -18,6 +18,7 @@ from nanocnn.images.splits import load_split
 from nanocnn.run.checkpoint import save_checkpoint
 from nanocnn.run.origin import find_weights
 from nanocnn.system.errors import UserError
+from nanocnn.training.learner import Learner
 
 
 @pytest.fixture
@@ -169,9 +170,12 @@ def test_fine_tuning_goes_on_from_the_head(script):
     assert set(differing) <= {"best.pt.config.train.epochs"}
 
 
-@pytest.mark.parametrize("when", ["features", "fit", "last.pt"])
-def test_a_run_that_is_stopped_at_its_head_comes_to_the_same_bits(script, when, monkeypatch):
+@pytest.mark.parametrize("when", ["features", "fit", "last.pt", "fine-tuning"])
+def test_a_run_that_is_stopped_at_its_head_or_after_it_comes_to_the_same_bits(
+    script, when, monkeypatch
+):
     typed = ["train.fit_head=true", "data.limit=200", "train.epochs=1", "optimizer.lr=1e-5"]
+    typed += ["train.freeze_statistics=true", "optimizer.backbone_lr_mult=0.1"]
     assert script("train.py", *typed, "--run-dir", "whole").code == 0
 
     def stop(*_, **__):
@@ -185,6 +189,8 @@ def test_a_run_that_is_stopped_at_its_head_comes_to_the_same_bits(script, when, 
                 raise OSError("the disk is gone")
 
             patched.setattr("nanocnn.run.run.save_checkpoint", only_best)
+        elif when == "fine-tuning":
+            after(patched, Learner, "step", 2, stop)
         else:
             places = {"features": ("learner", "logits_of"), "fit": ("head", "mean_loss")}
             module, name = places[when]
