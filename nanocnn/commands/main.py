@@ -8,6 +8,7 @@ from nanocnn.system.errors import UserError, did_you_mean, exit_code
 from nanocnn.system.signals import exit_on_signal
 
 VERBS = {  # verb -> what it does; its module has the same name
+    "cache": "show the decoded images that runs have kept, or remove them",
     "find-lr": "find a learning rate for a config, and draw the loss over it",
     "layers": "print the layer table of a config's network",
 }
@@ -20,6 +21,7 @@ What can be done besides training (python train.py) and testing (python test.py)
 examples:
   nanocnn find-lr --config mnist.yaml
   nanocnn layers --config vgg11.yaml
+  nanocnn cache my --clear
   nanocnn VERB --help
 """
 

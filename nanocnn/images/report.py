@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from nanocnn.images.carving import keep_list
 from nanocnn.images.content import write_hashes
 from nanocnn.images.names import look_alikes
 from nanocnn.images.own import Files, shortened
 from nanocnn.images.splits import DataInfo, Split, count_classes
-from nanocnn.images.stream import Stream
 from nanocnn.system.files import replacing
 from nanocnn.system.output import escaped
 
@@ -35,7 +35,7 @@ def print_data_report(
     if files:
         print_files(splits, files)
         warn_of_odd_pictures(splits)
-    if isinstance(splits["train"].images, Stream):
+    if not isinstance(splits["train"].images, Tensor):
         print("  too large for data.memory_limit: read batch by batch")
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (info.mean, info.std))
     print(f"  mean {mean}, standard deviation {std}{' of the weights' if info.weights else ''}")

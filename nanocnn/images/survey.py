@@ -4,12 +4,15 @@ transparent ones, and whether 16 bits are used.
 
 import math
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nanocnn.config.schema import Data
+from nanocnn.images.cache import Cache
 from nanocnn.images.decode import Background, Header, load, open_picture
 from nanocnn.images.pictures import in_threads
 from nanocnn.system.errors import UserError
@@ -17,7 +20,7 @@ from nanocnn.system.errors import UserError
 SMALL_SHARE = 0.25  # of the range of 16 bits: fewer than 64 of 256 levels are left of it
 
 
-def choose_background(root: Path, training: dict[str, Header]) -> Background:
+def choose_background(cache: Cache, training: dict[str, Header]) -> Background:
     """ "white" where what is opaque in the transparent training pictures is dark, else "black".
 
     It is decided once, for all: of each picture with a transparent pixel the mean brightness is
@@ -26,36 +29,47 @@ def choose_background(root: Path, training: dict[str, Header]) -> Background:
     """
     paths = [path for path, header in training.items() if header.transparent]
 
-    def measure(chosen: np.ndarray) -> list[float | None]:
-        return [brightness(root / paths[index]) for index in chosen]
-
-    if not paths:
-        return "black"
-    found = in_threads(measure, len(paths), 16, "measuring")
-    levels = [level for part in found for level in part if level is not None]
+    levels = [level for found in in_each(cache, "light", paths, brightness) for level in found]
     return "white" if levels and math.fsum(levels) / len(levels) < 255 / 2 else "black"
 
 
-def brightness(path: Path) -> float | None:
-    """The mean of what is opaque, from 0 to 255; None where all is, nothing is, or it cannot be
+def in_each(
+    cache: Cache, what: str, paths: list[str], measure: Callable[[Path], list[Any]]
+) -> list[list[Any]]:
+    """What `measure` finds in each of these training pictures, but for those that cannot be
     read.
     """
-    try:
-        picture = load(path)
-    except Exception:  # noqa: BLE001  whatever Pillow stumbles on, reading will tell
-        return None
+
+    def find(some: list[str]) -> dict[str, Any]:
+        def measure_some(chosen: np.ndarray) -> dict[str, Any]:
+            found = {}
+            for index in chosen:
+                # whatever Pillow stumbles on, reading will tell
+                with suppress(Exception):
+                    found[some[index]] = measure(cache.root / some[index])
+            return found
+
+        parts = in_threads(measure_some, len(some), 16, "measuring")
+        return {path: found for part in parts for path, found in part.items()}
+
+    return list(cache.known("train", what, paths, find).values()) if paths else []
+
+
+def brightness(path: Path) -> list[float]:
+    """The mean of what is opaque, from 0 to 255; nothing where all is, or nothing is."""
+    picture = load(path)
     opacity = np.asarray(picture.getchannel("A")).astype(np.int64)
     if opacity.min() == 255 or opacity.max() == 0:
-        return None
+        return []
     grey = np.asarray(picture.convert("RGB").convert("L")).astype(np.int64)
-    return float((grey * opacity).sum() / opacity.sum())
+    return [float((grey * opacity).sum() / opacity.sum())]
 
 
-def check_value_range(data: Data, training: dict[str, Header]) -> None:
+def check_value_range(data: Data, cache: Cache, training: dict[str, Header]) -> None:
     """Warn of 16 bits that are hardly used. Raises UserError for a data.value_range that cannot
     act.
     """
-    root = Path(data.root)
+    root = cache.root
     cut = [path for path, header in training.items() if header.cut]
     deep = [path for path, header in training.items() if header.deep]
     if data.value_range is not None:
@@ -71,7 +85,7 @@ def check_value_range(data: Data, training: dict[str, Header]) -> None:
             )
         return
     for paths, bits in ((deep, 16), (cut, 8)):
-        found = extremes(root, paths)
+        found = extremes(cache, paths)
         if found is None or found[1] - found[0] > SMALL_SHARE * (2**bits - 1):
             continue
         low, high = found
@@ -96,22 +110,17 @@ def share(found: tuple[int, int], bits: int) -> str:
     return f"{(found[1] - found[0]) / (2**bits - 1):.1%}"
 
 
-def extremes(root: Path, paths: list[str]) -> tuple[int, int] | None:
+def extremes(cache: Cache, paths: list[str]) -> tuple[int, int] | None:
     """The least and the largest value in these pictures, None where none can be read."""
-    if not paths:
-        return None
-
-    def measure(chosen: np.ndarray) -> list[tuple[int, int]]:
-        found = []
-        for index in chosen:
-            # whatever Pillow stumbles on, reading will tell
-            with suppress(Exception), open_picture(root / paths[index]) as image:
-                values = np.asarray(image if image.mode[0] == "I" else image.convert("RGB"))
-                found.append((int(values.min()), int(values.max())))
-        return found
-
-    pairs = [pair for part in in_threads(measure, len(paths), 16, "measuring") for pair in part]
+    pairs = in_each(cache, "range", paths, range_of)
     if not pairs:
         return None
     lows, highs = zip(*pairs, strict=True)
     return min(lows), max(highs)
+
+
+def range_of(path: Path) -> list[int]:
+    """The least and the largest value in a picture."""
+    with open_picture(path) as image:
+        values = np.asarray(image if image.mode[0] == "I" else image.convert("RGB"))
+    return [int(values.min()), int(values.max())]

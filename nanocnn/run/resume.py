@@ -16,7 +16,10 @@ from nanocnn.system.errors import UserError
 from nanocnn.system.version import __version__
 
 # where a run computes and reads, and how often it writes: what may be another when it goes on
-FREE = {"device", "data.root", "data.memory_limit", "log.every", "train.checkpoint_every"}
+FREE = {
+    *("device", "data.root", "data.memory_limit", "data.cache", "data.cache_limit"),
+    *("log.every", "train.checkpoint_every"),
+}
 
 
 class Place(NamedTuple):
@@ -48,9 +51,10 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     different = differences(before, config)
     if config.train.epochs > before.train.epochs:
         different.pop("train.epochs", None)
-    is_earlier = "background" not in checkpoint["config"].get("data", {})
-    if is_earlier and config.data.background == "auto":
-        different.pop("data.background", None)  # what that comes to, check_images compares
+    for key in ("background", "shrink"):  # which earlier versions did not have
+        is_earlier = key not in checkpoint["config"].get("data", {})
+        if is_earlier and getattr(config.data, key) == "auto":
+            different.pop(f"data.{key}", None)  # what that comes to, check_images compares
     if is_longer(config.train.patience, before.train.patience):
         different.pop("train.patience", None)
     if different:
