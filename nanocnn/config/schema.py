@@ -809,7 +809,7 @@ def to_yaml(section: Section) -> str:
             continue
         line += f" {inline(value)}"
         variants = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        allowed = " | ".join(variants) if len(variants) > 1 else ""
+        allowed = " | ".join(map(inline, variants)) if len(variants) > 1 else ""
         comment = ": ".join(filter(None, [allowed, field.description]))
         lines.append(f"{line:<29} # {comment}\n" if comment else f"{line}\n")
     return "".join(lines)

@@ -5,7 +5,6 @@ and times of the pictures, the options and the versions of what decodes. So noth
 out of date, and a file that no run asks for any more goes when newer ones come.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -140,7 +139,7 @@ class Cache:
                 stack.callback(temporary.unlink, missing_ok=True)
                 stack.enter_context(cleaned_up(temporary.unlink))
                 writer = PixelWriter(
-                    stack.enter_context(temporary.open("wb")), len(paths), form.shape
+                    stack.enter_context(temporary.open("wb", buffering=0)), len(paths), form.shape
                 )
             except Timeout:
                 self.give_up(f"{file.parent}: another process is writing there")
@@ -177,12 +176,12 @@ class Cache:
     def make_room(self, file: Path, size: int) -> None:
         """Raises OSError where a file of that size is not to be, or cannot be."""
         if size > self.limit:
-            raise OSError(f"{size / 1e6:,.0f} MB are more than data.cache_limit")
+            raise OSError(f"{file.parent}: {size / 1e6:,.1f} MB are more than data.cache_limit")
         file.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(file.parent).free
         if free < size:
             raise OSError(
-                errno.ENOSPC, f"needs {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+                f"{file.parent}: {size / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
             )
 
     def give_up(self, reason: str) -> None:

@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 import struct
+from io import FileIO
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class DamagedError(ValueError):
 class PixelWriter:
     """Writes the pictures of a split to a file, in whatever order and from whatever thread."""
 
-    def __init__(self, file: BinaryIO, count: int, shape: tuple[int, int, int]):
+    def __init__(self, file: FileIO, count: int, shape: tuple[int, int, int]):
         self.file, self.shape, self.lock = file, shape, Lock()
         self.hashes = np.zeros((count, HASH_BYTES), np.uint8)
         self.written, self.plain = np.zeros(count, bool), np.zeros(count, bool)
@@ -45,9 +45,15 @@ class PixelWriter:
                 for row, image in zip(rows.tolist(), images, strict=True):
                     if self.error is None:
                         self.file.seek(row * size)
-                        self.file.write(np.ascontiguousarray(image).data)
+                        self.write(np.ascontiguousarray(image).data.cast("B"))
             except OSError as error:
                 self.error = error
+
+    def write(self, content: bytes | memoryview) -> None:
+        """All of it, which a file without a buffer, that none must be left in, may not do."""
+        done = 0
+        while done < len(content):
+            done += self.file.write(content[done:])
 
     def of(self, rows: np.ndarray) -> Put:
         """Puts pictures that are named by their places in `rows`."""
@@ -77,11 +83,8 @@ class PixelWriter:
         }
         text, digests = json.dumps(facts).encode(), self.hashes.tobytes()
         self.file.seek(0, os.SEEK_END)
-        for part in (text, digests):
-            self.file.write(part)
         checksum = hashlib.sha256(text + digests).digest()
-        self.file.write(END.pack(len(text), len(digests), checksum, MARK))
-        self.file.flush()
+        self.write(text + digests + END.pack(len(text), len(digests), checksum, MARK))
         os.fsync(self.file.fileno())
 
 

@@ -22,7 +22,12 @@ from nanocnn.run.checkpoint import load_checkpoint
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-STREAMED = ["data.memory_limit=1", "data.cache=false", "train.batch_size=4", "model={name: mlp, hidden: [4]}"]
+STREAMED = [
+    "data.memory_limit=1",
+    "data.cache=false",
+    "train.batch_size=4",
+    "model={name: mlp, hidden: [4]}",
+]
 
 
 def own_images(root, *options):
@@ -167,7 +172,12 @@ def test_a_killed_run_leaves_no_readers(long_run):
 
 def test_a_reader_that_ends_in_the_middle_of_a_batch_is_noticed(digit_pictures):
     """Of a batch larger than a pipe holds, part of which has come."""
-    data = Data(dataset="folder", root=str(digit_pictures({"train": 40}, size=300)), memory_limit=1, cache=False)
+    data = Data(
+        dataset="folder",
+        root=str(digit_pictures({"train": 40}, size=300)),
+        memory_limit=1,
+        cache=False,
+    )
     split = load_splits(data, 0)["train"]
     batches = iter(Batches(split, data_info(data, split), 18, CPU))
     next(batches)
@@ -189,7 +199,8 @@ def test_readers_run_no_script_of_the_user_and_hold_no_torch(digit_pictures, tmp
         "from nanocnn.config.schema import Data\n"
         "from nanocnn.images.splits import load_splits\n"
         "print('begun')\n"
-        f"data = Data(dataset='folder', root={str(root)!r}, validation=0, memory_limit=1, cache=False)\n"
+        f"data = Data(dataset='folder', root={str(root)!r}, validation=0, "
+        "memory_limit=1, cache=False)\n"
         "images = load_splits(data, 0)['train'].images\n"
         "print(len(list(images.batches([torch.arange(10), torch.arange(10, 20)]))), 'batches')\n"
         "for child in multiprocessing.active_children():\n"

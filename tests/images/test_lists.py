@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_read_takes_no_place_of_one_that_can(tmp_path, lim
     pictures(tmp_path, {"a": 6, "b": 6})
     for number in range(6):
         broken(tmp_path / "train" / "b" / f"broken {number}.png")
-    data = folder(tmp_path, skip_unreadable=True, memory_limit=limit, **changes)
+    data = folder(tmp_path, skip_unreadable=True, memory_limit=limit, cache=False, **changes)
     for seed in range(12):
         splits = load_splits(data, seed)
         sizes = {name: len(split.labels) for name, split in splits.items()}
@@ -257,7 +257,7 @@ def test_names_that_look_alike_are_told(tmp_path, script):
     "changes",
     [
         [],
-        ["data.memory_limit=1"],
+        ["data.memory_limit=1", "data.cache=false"],
         ["data.validation=0"],
         ["data.validation=0", "train.overfit_batches=1", "train.batch_size=12"],
     ],
