@@ -16,7 +16,8 @@ SPLIT_NAMES = {
 }
 # what a file is called that may well be a picture; whether it is one, its content says
 PICTURE_SUFFIXES = {
-    f".{kind}" for kind in ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff"),
+    ".webp",
 }
 NAMED = 3  # folders that a message names
 
