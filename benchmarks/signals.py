@@ -114,7 +114,12 @@ def pictures(folder: Path) -> list[str]:
         path = folder / "data" / "train" / str(digits.target[number]) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((digits.images[number] * 15).astype(np.uint8)).resize((28, 28)).save(path)
-    return ["data.dataset=folder", f"data.root={folder / 'data'}", "data.memory_limit=100"]
+    return [
+        "data.dataset=folder",
+        f"data.root={folder / 'data'}",
+        "data.memory_limit=100",
+        "data.cache=false",
+    ]
 
 
 def start(options: list[str], run_dir: Path) -> subprocess.Popen[str]:

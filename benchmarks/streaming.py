@@ -52,7 +52,7 @@ def main() -> None:
     with TemporaryDirectory() as root:
         make_pictures(Path(root), count)
         limit = f"{args.megabytes // 10}MB"
-        data = Data(dataset="folder", root=root, validation=0, memory_limit=limit)
+        data = Data(dataset="folder", root=root, validation=0, memory_limit=limit, cache=False)
         print(f"before: {memory(os.getpid()):.0f} MB resident")
         start = time.perf_counter()
         split = load_splits(data, seed=0)["train"]

@@ -9,6 +9,7 @@ from nanocnn.system.output import deliver
 from nanocnn.system.signals import exit_on_signal
 
 VERBS = {  # verb -> what it does; its module has the same name
+    "cache": "show the decoded images that runs have kept, or remove them",
     "check-data": "look at the images before training: a page of what is in them",
     "find-lr": "find a learning rate for a config, and draw the loss over it",
     "photos": "from a folder of pictures to a judged classifier, in one command",
@@ -24,6 +25,7 @@ examples:
   nanocnn check-data my/pictures
   nanocnn find-lr --config mnist.yaml
   nanocnn layers --config vgg11.yaml
+  nanocnn cache my --clear
   nanocnn VERB --help
 """
 

@@ -54,6 +54,10 @@ def check_pattern(pattern: str, may_be_column: bool) -> None:
         )
 
 
+def bytes_of(size: int | str) -> int:
+    return size if isinstance(size, int) else int(size[:-2]) * UNITS[size[-2:]]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -226,6 +230,10 @@ class Data(Section):
         max_length=2,
         description="[low, high] that 16 bits are scaled from; null = [0, 65535]",
     )
+    shrink: Literal["auto", False] = Field(
+        "auto",
+        description="auto = JPEG of 4 times image_size or more are decoded at 1/2, 1/4 or 1/8",
+    )
     limit: int | None = Field(None, ge=1, description="images of train to use at all; null = all")
     validation: int | float = Field(
         0.1, ge=0, description="images (int) or fraction (float) carved from train; 0 = none"
@@ -248,6 +256,13 @@ class Data(Section):
         description=(
             "bytes, or 500MB; more of your own images are read batch by batch, of others refused"
         ),
+    )
+    cache: Literal["auto", False] | Annotated[str, Field(min_length=1)] = Field(
+        "auto",
+        description="folder for decoded images; auto = .nanocnn-cache in root; false = none",
+    )
+    cache_limit: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SIZE)] = Field(
+        "20GB", description="bytes, or 500MB; no more are kept in it"
     )
     skip_unreadable: bool = Field(
         False, description="leave out files of yours that are no images; false = refuse them"
@@ -312,8 +327,11 @@ class Data(Section):
 
     @property
     def memory_bytes(self) -> int:
-        limit = self.memory_limit
-        return limit if isinstance(limit, int) else int(limit[:-2]) * UNITS[limit[-2:]]
+        return bytes_of(self.memory_limit)
+
+    @property
+    def cache_bytes(self) -> int:
+        return bytes_of(self.cache_limit)
 
     @model_validator(mode="before")
     @classmethod
@@ -334,6 +352,9 @@ class Data(Section):
             "resize",
             "background",
             "value_range",
+            "shrink",
+            "cache",
+            "cache_limit",
             "test",
             "group",
             "skip_unreadable",
@@ -347,6 +368,13 @@ class Data(Section):
                 )
         if self.resize != "stretch" and self.image_size is None:
             raise ValueError(f"resize = {self.resize}: cannot act without data.image_size")
+        if (
+            self.cache is False
+            and self.cache_limit != type(self).model_fields["cache_limit"].default
+        ):
+            raise ValueError(
+                f"cache_limit = {self.cache_limit}: cannot act without a cache (data.cache = false)"
+            )
         if self.interpolation != "auto" and self.image_size is None:
             raise ValueError(
                 f"interpolation = {self.interpolation}: cannot act without data.image_size"
@@ -831,7 +859,7 @@ def to_yaml(section: Section) -> str:
             continue
         line += f" {inline(value)}"
         variants = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        allowed = " | ".join(variants) if len(variants) > 1 else ""
+        allowed = " | ".join(map(inline, variants)) if len(variants) > 1 else ""
         comment = ": ".join(filter(None, [allowed, field.description]))
         lines.append(f"{line:<29} # {comment}\n" if comment else f"{line}\n")
     return "".join(lines)

@@ -18,7 +18,6 @@ from nanocnn.images.randomness import (
     seed_torch,
 )
 from nanocnn.images.splits import DataInfo, Split
-from nanocnn.images.stream import Stream
 
 SAMPLE, SAMPLE_BATCH = 5000, 100  # images
 
@@ -33,7 +32,7 @@ class Batches:
 
     def __init__(self, split: Split, info: DataInfo, batch_size: int, device: torch.device):
         images = split.images
-        self.images = images if isinstance(images, Stream) else images.to(device)
+        self.images = images.to(device) if isinstance(images, Tensor) else images
         self.labels = split.labels.to(device)
         self.batch_size, self.num_classes = batch_size, len(info.classes)
         per_channel = (1, len(info.mean), 1, 1)
@@ -101,10 +100,11 @@ class Batches:
 
     def read(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """The images (B, C, H, W) uint8 and labels (B,) of each tensor of indices."""
-        if isinstance(self.images, Stream):
-            images = self.images.batches(chunks)
-        else:
+        images: Iterator[Tensor]
+        if isinstance(self.images, Tensor):
             images = (self.images.index_select(0, chosen) for chosen in chunks)
+        else:
+            images = self.images.batches(chunks)
         for chosen, batch in zip(chunks, images, strict=True):
             yield batch.to(self.labels.device), self.labels[chosen]
 

@@ -244,4 +244,4 @@ def list_training_and_val(data: Data, classes: list[str] | None = None) -> Listi
 
 def readable(data: Data, listing: Listing) -> Listing:
     """`listing`; with data.skip_unreadable what of it can be read."""
-    return leave_out_unreadable(Path(data.root), listing) if data.skip_unreadable else listing
+    return leave_out_unreadable(data, listing) if data.skip_unreadable else listing

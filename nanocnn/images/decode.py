@@ -6,18 +6,38 @@ animation the first frame is taken. What would be guessed of a TIFF is refused: 
 neither colour nor declared as opacity, signed values and floating point.
 """
 
+import math
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    features,
+)
 from PIL.Image import Resampling
 from PIL.ImageOps import exif_transpose, fit
 
 from nanocnn.config.preprocessing import Interpolation
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# those that Pillow may have been built without, and how it asks for them
+OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
+FORMATS = (
+    *("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"),
+    *(name for name, feature in OPTIONAL.items() if features.check(feature)),
+)
+# of the files that pillow-heif reads, as they stand behind "ftyp"
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange the sides
 MOST_PIXELS = 64_000_000
+SMALLEST_RATIO = 4  # of a shrunk picture's sides to those it is resized to
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 ALL_16_BITS = (0, 65535)
 PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT = 262, 258, 277, 338, 339  # tags of a TIFF
@@ -51,6 +71,22 @@ class Form(NamedTuple):
     value_range: tuple[int, int] = ALL_16_BITS  # of 16 bits: what becomes 0 and 255
     interpolation: Interpolation = "bilinear"
     crop_fraction: float = 1.0  # of the sides of the largest square, or H x W, that "crop" cuts out
+    shrink: bool = False  # whether a JPEG may be decoded smaller than it is: see `shrink`
+
+    @property
+    def size(self) -> int:
+        """Bytes of a picture."""
+        return math.prod(self.shape)
+
+
+@cache
+def versions() -> tuple[str, ...]:
+    """Of what the pixels come from besides this file."""
+    try:
+        heif = version("pillow-heif")
+    except PackageNotFoundError:
+        heif = ""
+    return Image.__version__, str(features.version("libjpeg_turbo")), heif
 
 
 def header_or_reason(path: Path) -> Header | str:
@@ -60,7 +96,7 @@ def header_or_reason(path: Path) -> Header | str:
             # Pillow has turned a TIFF already, and to look behind the pixels of a PNG it would
             # decode them
             in_header = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-            if in_header and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+            if in_header and image.getexif().get(ExifTags.Base.Orientation) in TURNED:
                 width, height = height, width
             raw_mode = raw_mode_of(image)
             grey = image.mode in GREY_MODES or raw_mode == "LA;16B"
@@ -102,11 +138,14 @@ def open_picture(path: Path) -> Image.Image:
         raise ValueError("not a file")
     if path.stat().st_size == 0:
         raise ValueError("empty")
+    image: Image.Image
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         refuse_unknown_tiff(path)
-        raise
+        if not is_heif(path):
+            raise
+        image = open_heif(path)
     if image.width * image.height > MOST_PIXELS:
         raise Image.DecompressionBombError
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -114,6 +153,23 @@ def open_picture(path: Path) -> Image.Image:
     elif image.mode == "F":
         raise ValueError("32 bits a pixel, floating point, of no fixed range; save it with 8 or 16")
     return image
+
+
+def is_heif(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS
+
+
+def open_heif(path: Path) -> Image.Image:
+    """Raises ValueError without the package that reads these files."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise ValueError("HEIC, for which type pip install pillow-heif") from None
+    if "HEIF" not in Image.OPEN:
+        register_heif_opener()
+    return Image.open(path, formats=("HEIF",))
 
 
 def refuse_unknown_tiff(path: Path) -> None:
@@ -176,11 +232,13 @@ def reason(error: Exception) -> str:
 def decode(path: Path, form: Form) -> np.ndarray:
     """The picture at `path` as (C, H, W) uint8."""
     channels, height, width = form.shape
-    picture = load(path, form.value_range)
+    picture = load(path, form)
     if picture.mode == "RGBA":
         below = Image.new("RGBA", picture.size, form.background)
         picture = Image.alpha_composite(below, picture).convert("RGB")
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
 
     size, method = (width, height), METHODS[form.interpolation]
     if form.resize is None and picture.size != size:
@@ -190,19 +248,23 @@ def decode(path: Path, form: Form) -> np.ndarray:
     elif form.resize == "crop":
         picture = fit(picture, size, method, bleed=(1 - form.crop_fraction) / 2)
     elif form.resize == "pad":
-        scale = min(width / picture.width, height / picture.height)
-        inner = [max(1, round(side * scale)) for side in picture.size]
+        inner = inner_size(picture.size, size)
         whole = Image.new(picture.mode, size, form.background)
         place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
-        whole.paste(picture.resize((inner[0], inner[1]), method), place)
+        whole.paste(picture.resize(inner, method), place)
         picture = whole
     return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def load(path: Path, value_range: tuple[int, int] = ALL_16_BITS) -> Image.Image:
-    """The picture at `path`, upright, of 8 bits; RGBA if it may be transparent."""
+def load(path: Path, form: Form | None = None) -> Image.Image:
+    """The picture at `path`, upright, of 8 bits; RGBA if it may be transparent.
+
+    `form` is what it is to be made into, from which follow its range and its size.
+    """
     with open_picture(path) as image:
         raw_mode = raw_mode_of(image)
+        if form and form.shrink:
+            shrink(image, form)
         image.load()
         white_is_zero = (
             isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == 0
@@ -210,19 +272,47 @@ def load(path: Path, value_range: tuple[int, int] = ALL_16_BITS) -> Image.Image:
         level = image.info.get("transparency")  # of grey pictures, as the file counts
         if isinstance(level, int) and raw_mode in LEVELS:
             image.info["transparency"] = level * LEVELS[raw_mode]
-        image = exif_transpose(image)
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            exif_transpose(image, in_place=True)  # without a copy, which takes time
+        else:
+            image = exif_transpose(image)
         if not image.mode.startswith("I"):
             if image.mode == "La":  # which Pillow converts to nothing else
                 image = image.convert("LA")
             return image.convert("RGBA") if image.has_transparency_data else image
         values = np.asarray(image)
-        grey = to_8_bits(values, *value_range)
+        grey = to_8_bits(values, *(form.value_range if form else ALL_16_BITS))
         # which Pillow heeds in pictures of fewer bits only
         picture = Image.fromarray(255 - grey if white_is_zero else grey)
         if isinstance(level, int):
             picture.putalpha(Image.fromarray(((values != level) * 255).astype(np.uint8)))
             picture = picture.convert("RGBA")
         return picture
+
+
+def shrink(image: Image.Image, form: Form) -> None:
+    """Let a JPEG be decoded at a half, a quarter or an eighth of its sides.
+
+    That takes less time, since most of what is decoded would be averaged away. Only as long as
+    both sides of what is resized are at least SMALLEST_RATIO times those that they come to: nearer
+    than that it moves what a network says. Other formats would hand out a thumbnail of their own.
+    """
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or form.resize is None:
+        return
+    is_turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
+    sides = image.size[::-1] if is_turned else image.size
+    target = form.shape[2], form.shape[1]
+    if form.resize == "pad":
+        target = inner_size(sides, target)
+    share = form.crop_fraction if form.resize == "crop" else 1
+    least = [math.ceil(SMALLEST_RATIO * side / share) for side in target]
+    image.draft(None, (least[1], least[0]) if is_turned else (least[0], least[1]))
+
+
+def inner_size(sides: tuple[int, int], most: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of the largest picture with the ratio of these `sides` that fits `most`."""
+    scale = min(most[0] / sides[0], most[1] / sides[1])
+    return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
 
 
 def to_8_bits(values: np.ndarray, low: int, high: int) -> np.ndarray:

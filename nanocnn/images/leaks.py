@@ -34,7 +34,7 @@ def warn_of_leaks(data: Data, splits: dict[str, Split], digests: dict[str, list[
     if train.files is None or train is val:  # the same: train.overfit_batches
         return
     root, background, paths = Path(data.root), train.files.background, train.files.paths
-    kept = KeptThumbnails(root, background)
+    kept = KeptThumbnails(data, background)
     of_train = kept.of(paths)
     if val and val.files:
         both = of_train, kept.of(val.files.paths)
@@ -72,7 +72,7 @@ def keep_what_is_compared(data: Data, overview: Overview) -> None:
     left_out = sorted({*paths_of_test(data, train)} - {*names})  # a single colour: copies of none
     blank = np.zeros((len(left_out), SIDE, SIDE), np.uint8)
     thumbnails = np.concatenate([overview.thumbnails, blank])
-    keep_thumbnails(overview.root, [*names, *left_out], thumbnails, train.background)
+    keep_thumbnails(data, [*names, *left_out], thumbnails, train.background)
 
 
 def warn(

@@ -5,11 +5,11 @@ nothing become black, 16 bits of which 12 are used become dark.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from nanocnn.config.schema import Data
+from nanocnn.images.cache import Cache
 from nanocnn.images.decode import ALL_16_BITS, to_8_bits
 from nanocnn.images.own import Files, shortened
 from nanocnn.images.splits import DataInfo, Split
@@ -29,24 +29,24 @@ def compare(name: str, split: Split, data: Data, info: DataInfo) -> None:
     """
     if split.files is None:
         return
-    root = Path(data.root)
+    cache = Cache(data)
     remarks: list[str] = []
     over = ""
     if info.transparent is False:
-        remarks = of_transparency(name, root, split.files)
+        remarks = of_transparency(name, cache, split.files)
         over = "".join(f"; {remark}" for remark in remarks)
     elif split.files.with_header("transparent"):
         over = f"; transparent ones lie over {split.files.background}"
     refuse_nothing(name, data, split, over)
     if info.brightest is not None:
         remarks += of_depth(name, data, split.files, info.brightest)
-    remarks += of_colour(name, root, split.files, info.grey)
+    remarks += of_colour(name, cache, split.files, info.grey)
     for remark in remarks:
         print(f"warning: {data.root}: {remark}", file=sys.stderr)
 
 
-def of_transparency(name: str, root: Path, files: Files) -> list[str]:
-    found = transparent_ones(root, files.with_header("transparent"))
+def of_transparency(name: str, cache: Cache, files: Files) -> list[str]:
+    found = transparent_ones(cache, name, files.with_header("transparent"))
     if not found:
         return []
     told = (
@@ -95,12 +95,12 @@ def of_depth(name: str, data: Data, files: Files, brightest: int) -> list[str]:
 
 def of_some_deep(name: str, data: Data, files: Files, brightest: int) -> list[str]:
     """What is to say of those that have 16 bits, where the others are as they should be."""
-    root = Path(data.root)
+    cache = Cache(data)
     remarks = []
     low, high = data.value_range or ALL_16_BITS
     for bits, kind in ((16, "deep"), (8, "cut")):
         paths = files.with_header(kind)
-        found = extremes(root, paths)
+        found = extremes(cache, name, paths)
         if found is None:
             continue
         level = int(to_8_bits(np.array([found[1]]), low, high)[0]) if bits == 16 else found[1]
@@ -120,7 +120,7 @@ def of_some_deep(name: str, data: Data, files: Files, brightest: int) -> list[st
     return remarks
 
 
-def of_colour(name: str, root: Path, files: Files, grey: bool | None) -> list[str]:
+def of_colour(name: str, cache: Cache, files: Files, grey: bool | None) -> list[str]:
     """What is to say of grey pictures where the training images had colour, and of colour where all
     of them were `grey`.
     """
@@ -133,7 +133,7 @@ def of_colour(name: str, root: Path, files: Files, grey: bool | None) -> list[st
         return []
     is_grey = set(files.with_header("grey"))
     coloured = [path for path in files.paths if path not in is_grey]
-    found = coloured_ones(root, coloured)
+    found = coloured_ones(cache, name, coloured)
     if not found:
         return []
     end = "" if has_colour else " and which is lost"

@@ -1,6 +1,5 @@
 """The user's own picture files: from their lists to images in memory, or to streams of too many."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,14 +9,19 @@ import torch
 from torch import Tensor
 
 from nanocnn.config.schema import Data
+from nanocnn.images.cache import Cache
+from nanocnn.images.cached_stream import CachedStream
 from nanocnn.images.decode import ALL_16_BITS, Background, Form, Header
 from nanocnn.images.listing import Listing
-from nanocnn.images.pictures import Pictures, look_at
+from nanocnn.images.pictures import Contents, Pictures, look_at
+from nanocnn.images.pixels import DamagedError
 from nanocnn.images.stream import Stream
 from nanocnn.images.survey import check_value_range, choose_background
 from nanocnn.system.errors import UserError
 
 NAMED = 3  # files of a long list that an error names
+
+Images = Tensor | Stream | CachedStream
 
 
 class Files(NamedTuple):
@@ -52,14 +56,23 @@ class Files(NamedTuple):
         ]
 
 
-def leave_out_unreadable(root: Path, listing: Listing) -> Listing:
+def leave_out_unreadable(data: Data, listing: Listing) -> Listing:
     """`listing` without the files that cannot be read, which it then names.
 
     They are found by decoding every file, before images are chosen, counted or measured. Raises
     UserError where nothing is left, or nothing of a class of the training images.
     """
-    paths, labels = listing.paths, listing.labels
-    reasons = Pictures(root, paths, Form((3, 1, 1), "stretch")).read_all(keep=False).reasons
+    root, paths, labels = Path(data.root), listing.paths, listing.labels
+    form = Form((3, 1, 1), "stretch", shrink=data.shrink == "auto")
+    reasons: dict[int, str] = {}
+    places = {path: index for index, path in enumerate(paths)}
+
+    def find_readable(some: list[str]) -> dict[str, bool]:
+        found = Pictures(root, some, form).read_all(keep=False).reasons
+        reasons.update({places[some[index]]: why for index, why in found.items()})
+        return {path: True for index, path in enumerate(some) if index not in found}
+
+    Cache(data).known(listing.split, "readable", paths, find_readable)
     if not reasons:
         return listing
     readable = [index for index in range(len(paths)) if index not in reasons]
@@ -80,46 +93,34 @@ def read_listings(
     listings: dict[str, Listing],
     shape: tuple[int, int, int] | None = None,
     background: Background = "black",
-) -> dict[str, tuple[Tensor | Stream, Tensor, Files]]:
+) -> dict[str, tuple[Images, Tensor, Files]]:
     """Images (N, C, H, W), labels and files of each listing; `shape` (C, H, W) and `background`
     are those of a trained network.
 
-    Every file is decoded once here. Where data.memory_limit has no room for all of them their
-    pixels are measured only. Raises UserError for files that cannot be read.
+    Every file is decoded once here, unless an earlier run has. Where data.memory_limit has no room
+    for all of them their pixels are measured only. Raises UserError for files that cannot be read.
     """
-    root = Path(data.root)
-    headers = look_at(root, [path for part in listings.values() for path in part.paths])
+    root, cache = Path(data.root), Cache(data)
+    headers = look_at_all(cache, listings.values())
     is_trained = shape is not None
     form = form_of(data, shape, background) if shape else None
-    form = form or training_form(data, headers, listings.values())
+    form = form or training_form(data, cache, headers, listings.values())
     if form.resize is None:
         check_sizes(root, headers, form.shape)
     count = sum(len(part.paths) for part in listings.values())
-    in_memory = math.prod(form.shape) * count <= data.memory_bytes
+    in_memory = form.size * count <= data.memory_bytes
 
-    found: dict[str, tuple[Tensor | Stream, Tensor, Files]] = {}
+    found: dict[str, tuple[Images, Tensor, Files]] = {}
     unreadable: list[str] = []
-    for name, part in listings.items():
-        contents = Pictures(root, part.paths, form).read_all(keep=in_memory)
-        unreadable += [f"{part.paths[i]} ({why})" for i, why in sorted(contents.reasons.items())]
-        files = Files(
-            part.paths,
-            part.classes,
-            [head for path in part.paths if isinstance(head := headers[path], Header)],
-            contents.hashes,
-            contents.histogram,
-            [*part.unreadable],
-            form.background,
-            [part.paths[index] for index in contents.plain],
-            part.held_out,
-            len(set(part.groups or ())),
-        )
-        images = (
-            Stream(Pictures(root, part.paths, form, contents.hashes))
-            if contents.images is None
-            else torch.from_numpy(contents.images)
-        )
-        found[name] = (images, part.labels, files)
+    for split in dict.fromkeys(part.split for part in listings.values()):
+        parts = {name: part for name, part in listings.items() if part.split == split}
+        for name, (images, contents) in read_parts(cache, parts, form, in_memory).items():
+            part = parts[name]
+            unreadable += [
+                f"{part.paths[i]} ({why})" for i, why in sorted(contents.reasons.items())
+            ]
+            files = files_of(part, headers, contents, form.background)
+            found[name] = images, part.labels, files
 
     if unreadable:
         if any(part.split == "test" for part in listings.values()):
@@ -131,7 +132,81 @@ def read_listings(
         else:
             remedy = "remove them, or train with data.skip_unreadable=true"
         raise UserError(f"{refusal(root, unreadable, count)}; {remedy}")
-    return found
+    return {name: found[name] for name in listings}
+
+
+def look_at_all(cache: Cache, listings: Iterable[Listing]) -> dict[str, Header | str]:
+    """The header of each file, or why it cannot be read."""
+    headers: dict[str, Header | str] = {}
+
+    def find(paths: list[str]) -> dict[str, Header]:
+        headers.update(look_at(cache.root, paths))
+        return {path: head for path in paths if isinstance(head := headers[path], Header)}
+
+    by_split: dict[str, list[str]] = {}
+    for part in listings:
+        by_split.setdefault(part.split, []).extend(part.paths)
+    for split, paths in by_split.items():
+        known = cache.known(split, "headers", paths, find)
+        headers |= {path: Header(*values) for path, values in known.items()}
+    return headers
+
+
+def read_parts(
+    cache: Cache, parts: dict[str, Listing], form: Form, in_memory: bool
+) -> dict[str, tuple[Images, Contents]]:
+    """The images of the `parts` of one split, and what is found in them.
+
+    They are kept together, whatever was carved from them: runs of several seeds share one file.
+    """
+    paths = sorted({path for part in parts.values() for path in part.paths})
+    place = {path: row for row, path in enumerate(paths)}
+    rows = {name: np.array([place[path] for path in part.paths]) for name, part in parts.items()}
+    split = next(part.split for part in parts.values())
+    file = cache.open(split, paths, form)
+    if file:
+        try:
+            contents = file.contents(rows, in_memory)
+        except DamagedError:
+            cache.tell_damaged(file.path)
+            file = None
+    if not file:
+        contents = {}
+        with cache.writing(split, paths, form) as writer:
+            for name, part in parts.items():
+                put = writer.of(rows[name]) if writer else None
+                pictures = Pictures(cache.root, part.paths, form)
+                contents[name] = pictures.read_all(in_memory, put)
+                if writer:
+                    writer.add(rows[name], contents[name])
+        if not in_memory:
+            file = cache.open(split, paths, form)
+
+    def images_of(name: str) -> Images:
+        images = contents[name].images
+        if images is not None:
+            return torch.from_numpy(images)
+        pictures = Pictures(cache.root, parts[name].paths, form, contents[name].hashes)
+        return CachedStream(file, rows[name], pictures) if file else Stream(pictures)
+
+    return {name: (images_of(name), contents[name]) for name in parts}
+
+
+def files_of(
+    part: Listing, headers: dict[str, Header | str], contents: Contents, background: Background
+) -> Files:
+    return Files(
+        part.paths,
+        part.classes,
+        [head for path in part.paths if isinstance(head := headers[path], Header)],
+        contents.hashes,
+        contents.histogram,
+        [*part.unreadable],
+        background,
+        [part.paths[index] for index in contents.plain],
+        part.held_out,
+        len(set(part.groups or ())),
+    )
 
 
 def refusal(root: Path, unreadable: Sequence[str], count: int) -> str:
@@ -141,7 +216,7 @@ def refusal(root: Path, unreadable: Sequence[str], count: int) -> str:
 
 
 def training_form(
-    data: Data, headers: dict[str, Header | str], listings: Iterable[Listing]
+    data: Data, cache: Cache, headers: dict[str, Header | str], listings: Iterable[Listing]
 ) -> Form:
     """What pictures are made into, as `data` asks for or the training files need it.
 
@@ -152,16 +227,17 @@ def training_form(
     shape = training_shape(data, headers, listings)
     paths = [path for part in listings if part.split == "train" for path in part.paths]
     training = {path: head for path in paths if isinstance(head := headers[path], Header)}
-    check_value_range(data, training)
+    check_value_range(data, cache, training)
     if data.background == "auto":
-        return form_of(data, shape, choose_background(Path(data.root), training))
+        return form_of(data, shape, choose_background(cache, training))
     return form_of(data, shape, data.background)
 
 
 def form_of(data: Data, shape: tuple[int, int, int], background: Background) -> Form:
     low, high = data.value_range or ALL_16_BITS
     resize = data.resize if data.sides else None
-    return Form(shape, resize, background, (low, high), *data.resampling)
+    shrink = data.shrink == "auto"
+    return Form(shape, resize, background, (low, high), *data.resampling, shrink)
 
 
 def training_shape(

@@ -18,6 +18,7 @@ from nanocnn.images.content import HASH_BYTES, hashes, histogram
 from nanocnn.images.decode import Form, Header, decode, header_or_reason, reason
 
 Result = TypeVar("Result")
+Put = Callable[[np.ndarray, np.ndarray], None]
 NOWHERE = logging.NullHandler()
 
 
@@ -61,15 +62,17 @@ class Pictures:
                     reasons.setdefault(index, "its pixels are others")
         return images, reasons
 
-    def read_all(self, keep: bool) -> Contents:
+    def read_all(self, keep: bool, put: Put | None = None) -> Contents:
         """Decode every file once, in threads; without `keep` the pixels are measured, in little
-        memory.
+        memory. `put` is given the indices and pixels of some at a time.
         """
         count = len(self.paths)
         kept = np.empty((count if keep else 0, *self.form.shape), np.uint8)
 
         def read(chosen: np.ndarray) -> tuple[list[bytes], np.ndarray, dict[int, str], list[int]]:
             images, reasons = self[chosen]
+            if put:
+                put(chosen, images)
             if keep:
                 kept[chosen[0] : chosen[-1] + 1] = images
             readable = [index not in reasons for index in chosen.tolist()]

@@ -19,7 +19,8 @@ SPLIT_NAMES = {
 }
 # what a file is called that may well be a picture; whether it is one, its content says
 PICTURE_SUFFIXES = {
-    f".{kind}" for kind in ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff"),
+    ".webp",
 }
 NO_TEST = (
     "; where there is none, training with data.test=0.2 holds images of train out for it, and "

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from nanocnn.config.schema import Data
 from nanocnn.images.carving import keep_list
@@ -13,7 +14,6 @@ from nanocnn.images.names import look_alikes
 from nanocnn.images.own import Files, shortened
 from nanocnn.images.places import warn_of_unread
 from nanocnn.images.splits import DataInfo, Split, count_classes
-from nanocnn.images.stream import Stream
 from nanocnn.system.files import replacing
 from nanocnn.system.output import escaped
 
@@ -38,7 +38,7 @@ def print_data_report(
     if files:
         print_files(splits, files)
         warn_of_odd_pictures(splits)
-    if isinstance(splits["train"].images, Stream):
+    if not isinstance(splits["train"].images, Tensor):
         print("  too large for data.memory_limit: read batch by batch")
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (info.mean, info.std))
     print(f"  mean {mean}, standard deviation {std}{' of the weights' if info.weights else ''}")

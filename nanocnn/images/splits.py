@@ -20,6 +20,7 @@ from torch import Tensor
 from nanocnn.config.preprocessing import Interpolation, Preprocessing
 from nanocnn.config.schema import OWN_IMAGES, Data
 from nanocnn.images.augment import check
+from nanocnn.images.cache import Cache
 from nanocnn.images.carving import (
     carve,
     checksum_of,
@@ -31,7 +32,7 @@ from nanocnn.images.carving import (
 from nanocnn.images.content import hashes, mean_and_std
 from nanocnn.images.decode import Background
 from nanocnn.images.listing import Listing, layout, list_split
-from nanocnn.images.own import Files, read_listings, training_shape
+from nanocnn.images.own import Files, Images, read_listings, training_shape
 from nanocnn.images.pictures import look_at
 from nanocnn.images.randomness import stratified_split
 from nanocnn.images.relabel import (
@@ -41,13 +42,12 @@ from nanocnn.images.relabel import (
     warn_of_other_corrections,
 )
 from nanocnn.images.sets import DATASETS, resize
-from nanocnn.images.stream import Stream
 from nanocnn.images.survey import transparent_ones
 from nanocnn.system.errors import UserError
 
 
 class Split(NamedTuple):
-    images: Tensor | Stream  # (N, C, H, W) uint8
+    images: Images  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
     files: Files | None = None
 
@@ -65,6 +65,7 @@ class DataInfo:
     background: Background = "black"  # behind own pictures, which is never "auto"
     interpolation: Interpolation = "bilinear"
     crop_fraction: float = 1.0  # of "crop", see Form
+    shrink: bool = False  # whether JPEG files were decoded smaller, see Form
     weights: str = ""  # which it began with, and which mean and std are of; empty: of the images
     test_sha256: str = ""  # of the list of own pictures that were held out for test.py
     relabel_sha256: str = ""  # of the list of corrected labels
@@ -175,7 +176,8 @@ def load_split(
     no such split, or where its images do not have the shape that the network was trained on.
     """
     resampling = {"interpolation": info.interpolation, "crop_fraction": info.crop_fraction}
-    data = data.model_copy(update=resampling)
+    shrink = "auto" if info.shrink else False
+    data = data.model_copy(update=resampling | {"shrink": shrink})
     is_test = name == "test"
     if not (is_test and info.test_sha256):  # whose list has the labels too
         warn_of_other_corrections(data, info.relabel_sha256)
@@ -251,6 +253,7 @@ def data_info(data: Data, split: Split, preprocessing: Preprocessing | None = No
         counts,
         background,
         *data.resampling,
+        bool(split.files) and data.shrink == "auto" and data.sides is not None,
         weights,
         test_sha256,
         checksum_of_corrections(data),
@@ -266,7 +269,7 @@ def with_traits(info: DataInfo, data: Data, files: Files) -> DataInfo:
         is_grey = bool((files.histogram == files.histogram[0]).all())
     return replace(
         info,
-        transparent=bool(transparent_ones(Path(data.root), maybe, first=True)),
+        transparent=bool(transparent_ones(Cache(data), "train", maybe)),
         grey=is_grey,
         brightest=int(np.flatnonzero(files.histogram.sum(axis=0)).max()),
     )
@@ -326,7 +329,7 @@ def few_images(split: Split, count: int, seed: int) -> Split:
     """`count` of the images, of all classes. Raises UserError for a stream, which is for more than
     that.
     """
-    if isinstance(split.images, Stream):
+    if not isinstance(split.images, Tensor):
         raise UserError(
             "train.overfit_batches: cannot act where images are read batch by batch; raise "
             "data.memory_limit"

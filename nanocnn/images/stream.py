@@ -83,12 +83,7 @@ class Stream:
             self.ask(number, chosen)
         for number, chosen in enumerate(chunks):
             images, reasons = self.answer(number, chosen)
-            for index, reason in reasons.items():
-                path = self.pictures.root / self.pictures.paths[index]
-                raise StreamError(
-                    f"{path}: is no longer what it was when the run began: {reason}; put it back "
-                    "as it was"
-                )
+            refuse_changed(self.pictures, reasons)
             if number + ahead < len(chunks):
                 self.ask(number + ahead, chunks[number + ahead])
             yield torch.from_numpy(images)
@@ -158,6 +153,15 @@ class Stream:
             f"a process that read pictures {how}, as happens where memory runs out: each of these "
             f"{count} holds {AHEAD} batches; free some memory, or begin anew with a smaller "
             "train.batch_size or data.image_size"
+        )
+
+
+def refuse_changed(pictures: Pictures, reasons: dict[int, str]) -> None:
+    """Raises StreamError for a picture that cannot be read any more as it was."""
+    for index, reason in reasons.items():
+        path = pictures.root / pictures.paths[index]
+        raise StreamError(
+            f"{path}: is no longer what it was when the run began: {reason}; put it back as it was"
         )
 
 

@@ -4,12 +4,15 @@ transparent ones, and whether 16 bits are used.
 
 import math
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nanocnn.config.schema import Data
+from nanocnn.images.cache import Cache
 from nanocnn.images.decode import Background, Header, load, open_picture
 from nanocnn.images.pictures import in_threads
 from nanocnn.system.errors import UserError
@@ -17,7 +20,7 @@ from nanocnn.system.errors import UserError
 SMALL_SHARE = 0.25  # of the range of 16 bits: fewer than 64 of 256 levels are left of it
 
 
-def choose_background(root: Path, training: dict[str, Header]) -> Background:
+def choose_background(cache: Cache, training: dict[str, Header]) -> Background:
     """ "white" where what is opaque in the transparent training pictures is dark, else "black".
 
     It is decided once, for all: of each picture with a transparent pixel the mean brightness is
@@ -26,72 +29,71 @@ def choose_background(root: Path, training: dict[str, Header]) -> Background:
     """
     paths = [path for path, header in training.items() if header.transparent]
 
-    def measure(chosen: np.ndarray) -> list[float | None]:
-        return [brightness(root / paths[index]) for index in chosen]
-
-    if not paths:
-        return "black"
-    found = in_threads(measure, len(paths), 16, "measuring")
-    levels = [level for part in found for level in part if level is not None]
+    found = in_each(cache, "train", "light", paths, brightness)
+    levels = [level for some in found.values() for level in some]
     return "white" if levels and math.fsum(levels) / len(levels) < 255 / 2 else "black"
 
 
-def brightness(path: Path) -> float | None:
-    """The mean of what is opaque, from 0 to 255; None where all is, nothing is, or it cannot be
-    read.
+def in_each(
+    cache: Cache, split: str, what: str, paths: list[str], measure: Callable[[Path], list[Any]]
+) -> dict[str, list[Any]]:
+    """What `measure` finds in each of these pictures of a split, but for those that cannot be read.
+
+    It is kept as `what` it is, for later runs.
     """
-    try:
-        picture = load(path)
-    except Exception:  # noqa: BLE001  whatever Pillow stumbles on, reading will tell
-        return None
+
+    def find(some: list[str]) -> dict[str, Any]:
+        def measure_some(chosen: np.ndarray) -> dict[str, Any]:
+            found = {}
+            for index in chosen:
+                # whatever Pillow stumbles on, reading will tell
+                with suppress(Exception):
+                    found[some[index]] = measure(cache.root / some[index])
+            return found
+
+        parts = in_threads(measure_some, len(some), 16, "measuring")
+        return {path: found for part in parts for path, found in part.items()}
+
+    return cache.known(split, what, paths, find) if paths else {}
+
+
+def brightness(path: Path) -> list[float]:
+    """The mean of what is opaque, from 0 to 255; nothing where all is, or nothing is."""
+    picture = load(path)
     opacity = np.asarray(picture.getchannel("A")).astype(np.int64)
     if opacity.min() == 255 or opacity.max() == 0:
-        return None
+        return []
     grey = np.asarray(picture.convert("RGB").convert("L")).astype(np.int64)
-    return float((grey * opacity).sum() / opacity.sum())
+    return [float((grey * opacity).sum() / opacity.sum())]
 
 
-def transparent_ones(root: Path, paths: list[str], first: bool = False) -> list[str]:
-    """Those of `paths`, which say that they may be, that have a transparent pixel; of `first` not
-    more than are found at once.
-    """
-    found: list[str] = []
-
-    def look(chosen: np.ndarray) -> None:
-        for index in chosen:
-            if first and found:
-                return
-            with suppress(Exception):  # whatever Pillow stumbles on, reading will tell
-                if load(root / paths[index]).getchannel("A").getextrema()[0] != 255:
-                    found.append(paths[index])
-
-    if paths:
-        in_threads(look, len(paths), 16, "looking")
-    there = set(found)
-    return [path for path in paths if path in there]
+def transparent_ones(cache: Cache, split: str, paths: list[str]) -> list[str]:
+    """Those of `paths`, which say that they may be, that have a transparent pixel."""
+    found = in_each(cache, split, "opacity", paths, is_transparent)
+    return [path for path in paths if found.get(path) == [True]]
 
 
-def coloured_ones(root: Path, paths: list[str]) -> list[str]:
+def is_transparent(path: Path) -> list[bool]:
+    lowest, _ = load(path).getchannel("A").getextrema()
+    return [lowest != 255]
+
+
+def coloured_ones(cache: Cache, split: str, paths: list[str]) -> list[str]:
     """Those of `paths` with a pixel that is not grey."""
-
-    def look(chosen: np.ndarray) -> list[str]:
-        found = []
-        for index in chosen:
-            with suppress(Exception):  # as above
-                colours = np.asarray(load(root / paths[index]).convert("RGB"))
-                if (colours != colours[:, :, :1]).any():
-                    found.append(paths[index])
-        return found
-
-    parts = in_threads(look, len(paths), 16, "looking") if paths else []
-    return [path for part in parts for path in part]
+    found = in_each(cache, split, "colour", paths, has_colour)
+    return [path for path in paths if found.get(path) == [True]]
 
 
-def check_value_range(data: Data, training: dict[str, Header]) -> None:
+def has_colour(path: Path) -> list[bool]:
+    colours = np.asarray(load(path).convert("RGB"))
+    return [bool((colours != colours[:, :, :1]).any())]
+
+
+def check_value_range(data: Data, cache: Cache, training: dict[str, Header]) -> None:
     """Warn of 16 bits that are hardly used. Raises UserError for a data.value_range that cannot
     act.
     """
-    root = Path(data.root)
+    root = cache.root
     cut = [path for path, header in training.items() if header.cut]
     deep = [path for path, header in training.items() if header.deep]
     if data.value_range is not None:
@@ -107,7 +109,7 @@ def check_value_range(data: Data, training: dict[str, Header]) -> None:
             )
         return
     for paths, bits in ((deep, 16), (cut, 8)):
-        found = extremes(root, paths)
+        found = extremes(cache, "train", paths)
         if found is None or found[1] - found[0] > SMALL_SHARE * (2**bits - 1):
             continue
         low, high = found
@@ -132,22 +134,17 @@ def share(found: tuple[int, int], bits: int) -> str:
     return f"{(found[1] - found[0]) / (2**bits - 1):.1%}"
 
 
-def extremes(root: Path, paths: list[str]) -> tuple[int, int] | None:
+def extremes(cache: Cache, split: str, paths: list[str]) -> tuple[int, int] | None:
     """The least and the largest value in these pictures, None where none can be read."""
-    if not paths:
-        return None
-
-    def measure(chosen: np.ndarray) -> list[tuple[int, int]]:
-        found = []
-        for index in chosen:
-            # whatever Pillow stumbles on, reading will tell
-            with suppress(Exception), open_picture(root / paths[index]) as image:
-                values = np.asarray(image if image.mode[0] == "I" else image.convert("RGB"))
-                found.append((int(values.min()), int(values.max())))
-        return found
-
-    pairs = [pair for part in in_threads(measure, len(paths), 16, "measuring") for pair in part]
+    pairs = in_each(cache, split, "range", paths, range_of)
     if not pairs:
         return None
-    lows, highs = zip(*pairs, strict=True)
+    lows, highs = zip(*pairs.values(), strict=True)
     return min(lows), max(highs)
+
+
+def range_of(path: Path) -> list[int]:
+    """The least and the largest value in a picture."""
+    with open_picture(path) as image:
+        values = np.asarray(image if image.mode[0] == "I" else image.convert("RGB"))
+    return [int(values.min()), int(values.max())]

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanocnn.config.schema import Data
+from nanocnn.config.strict_yaml import inline
+from nanocnn.images.cache import NAME, THUMBNAILS, folder_of
 from nanocnn.images.decode import Background, Form
 from nanocnn.images.pictures import Pictures
 from nanocnn.images.sets import resize
@@ -23,7 +26,6 @@ from nanocnn.system.files import read_file, replacing
 
 SIDE = 32  # pixels
 GREY = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow's "L"
-FOLDER, NAME = ".nanocnn-cache", "thumbnails.npz"  # in data.root
 
 
 def thumbnails_of_files(root: Path, paths: list[str], background: Background) -> np.ndarray:
@@ -50,33 +52,40 @@ def thumbnails_of_tensor(images: Tensor) -> np.ndarray:
 
 
 def keep_thumbnails(
-    root: Path, paths: list[str], thumbnails: np.ndarray, background: Background
+    data: Data, paths: list[str], thumbnails: np.ndarray, background: Background
 ) -> None:
-    """Write them beside the pictures; where that cannot be, say so."""
+    """Write them into the cache; where that cannot be, say so."""
+    root, folder = Path(data.root), folder_of(data)
+    if folder is None:
+        return tell_not_kept(f"data.cache = {inline(data.cache)}")
     states = [state_of(root / path) for path in paths]
     about = json.dumps({"background": background, "files": [*zip(paths, states, strict=True)]})
     content = io.BytesIO()
     np.savez(content, about=np.frombuffer(about.encode(), np.uint8), thumbnails=thumbnails)
     try:
-        (root / FOLDER).mkdir(exist_ok=True)
-        with replacing(root / FOLDER / NAME) as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / THUMBNAILS) as file:
             file.write(content.getbuffer())
     except OSError as error:
-        print(
-            f"warning: {error.strerror}: {root / FOLDER / NAME}; so train.py cannot compare its "
-            "images with those of the test",
-            file=sys.stderr,
-        )
+        tell_not_kept(f"{error.strerror}: {folder / THUMBNAILS}")
+
+
+def tell_not_kept(why: str) -> None:
+    print(
+        f"warning: {why}; so train.py cannot compare its images with those of the test",
+        file=sys.stderr,
+    )
 
 
 class KeptThumbnails:
-    """Those that check-data has kept of the pictures in `root`, over this `background`."""
+    """Those that check-data has kept of the pictures of `data`, over this `background`."""
 
-    def __init__(self, root: Path, background: Background):
-        self.root = root
-        self.places: dict[str, int] = {}
+    def __init__(self, data: Data, background: Background):
+        self.root, self.places = Path(data.root), dict[str, int]()
+        folder = folder_of(data) or self.root / NAME  # a dry run writes none, and may read
         try:
-            with np.load(io.BytesIO(read_file(root / FOLDER / NAME)), allow_pickle=False) as file:
+            content = io.BytesIO(read_file(folder / THUMBNAILS))
+            with np.load(content, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
                 self.thumbnails = file["thumbnails"]
             self.states = [tuple(state) for _, state in about["files"]]

@@ -58,6 +58,7 @@ class Data(Contents):
     relabel_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    shrink: bool = False
     weights: str = ""
     transparent: bool | None = None
     grey: bool | None = None

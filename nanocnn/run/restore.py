@@ -47,8 +47,9 @@ def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> 
     """The config of a checkpoint that was read from `path`."""
     values = checkpoint["config"]
     data = values.get("data")
-    if isinstance(data, dict) and data.get("dataset") in OWN_IMAGES and "background" not in data:
-        values = values | {"data": data | {"background": "black"}}  # of an earlier version
+    if isinstance(data, dict) and data.get("dataset") in OWN_IMAGES:
+        earlier = {"background": "black", "shrink": False}  # of versions without these keys
+        values = values | {"data": earlier | data}
     config = config_from_dict(values, networks, lambda key: f"{path}, its config")
     if checkpoint["epoch"] > config.train.epochs:
         raise UserError(

@@ -16,7 +16,8 @@ from nanocnn.system.output import in_shell
 from nanocnn.system.version import __version__
 
 # where a run computes and reads, and how often it writes: what may be another when it goes on
-FREE = {"device", "data.root", "data.memory_limit", "log.every", "train.checkpoint_every"}
+FREE = {"device", "data.root", "log.every", "train.checkpoint_every"}
+FREE |= {"data.memory_limit", "data.cache", "data.cache_limit"}
 
 
 class Place(NamedTuple):
@@ -42,10 +43,12 @@ def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     different = differences(before, config)
     if config.train.epochs > before.train.epochs:
         different.pop("train.epochs", None)
-    is_earlier = "background" not in checkpoint["config"].get("data", {})
-    came_to = checkpoint["data"].get("background", "black")
-    if config.data.background == came_to or (is_earlier and config.data.background == "auto"):
-        different.pop("data.background", None)  # what auto comes to, check_images compares
+    for key, of_earlier in (("background", "black"), ("shrink", False)):
+        is_earlier = key not in checkpoint["config"].get("data", {})
+        came_to = checkpoint["data"].get(key, of_earlier)
+        asked = getattr(config.data, key)
+        if asked == came_to or (is_earlier and asked == "auto"):
+            different.pop(f"data.{key}", None)  # what auto comes to, check_images compares
     if is_longer(config.train.patience, before.train.patience):
         different.pop("train.patience", None)
     if different:

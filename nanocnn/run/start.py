@@ -184,7 +184,11 @@ def try_one_step(
     again.
     """
     once = {"epochs": 1, "checkpoint_every": None, "patience": None}
-    changed = {"train": config.train.model_copy(update=once), "log": type(config.log)(every=1)}
+    changed = {
+        "train": config.train.model_copy(update=once),
+        "data": config.data.model_copy(update={"cache": False}),
+        "log": type(config.log)(every=1),
+    }
     with TemporaryDirectory() as folder, cleaned_up(partial(shutil.rmtree, folder)):
         try:
             train(config.model_copy(update=changed), Place(Path(folder, "run")), laps, 1)

@@ -57,6 +57,10 @@ def check_images(checkpoint: dict[str, Any], data: TrainingData) -> None:
             f"{now}: it goes on with data.background={before}"
         )
     if checkpoint["data_sha256"] != data.sha256:
-        raise UserError("the images are not those that the run began with: their checksum differs")
+        is_earlier = data.info.shrink and not checkpoint["data"].get("shrink", False)
+        raise UserError(
+            "the images are not those that the run began with: their checksum differs"
+            + ("; it began without data.shrink: data.shrink=false" if is_earlier else "")
+        )
     if checkpoint["data"].get("test_sha256", "") != data.info.test_sha256:
         raise UserError("the images that are held out for the test are not those of this run")

@@ -128,7 +128,7 @@ def unread_keys(config, folder):
         for key in (
             *("channels", "resize", "background", "value_range", "test", "group"),
             *("list", "delimiter", "encoding", "extension", "columns"),
-            *("memory_limit", "skip_unreadable", "root"),
+            *("memory_limit", "skip_unreadable", "root", "shrink", "cache", "cache_limit"),
         )
     }
     own_images_only |= {("Columns", key) for key in Columns.model_fields}
@@ -160,6 +160,9 @@ def unread_keys(config, folder):
         (["data.resize=pad"], "data.resize"),
         (["data.memory_limit=1MB", "data.image_size=30"], "data.memory_limit = 1MB"),
         (["data.skip_unreadable=true"], "data.skip_unreadable"),
+        (["data.shrink=false"], "data.shrink"),
+        (["data.cache=false"], "data.cache"),
+        (["data.cache_limit=1GB"], "data.cache_limit"),
         (["data.channels=3"], "data.channels"),
         (["data.background=white"], "data.background"),
         (["data.value_range=[0, 4095]"], "data.value_range"),

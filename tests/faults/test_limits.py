@@ -179,7 +179,12 @@ def test_a_temporary_folder_that_is_too_long_for_a_socket(monkeypatch):
 
 def stream(tmp_path, root, *before, **environment):
     """A run that reads pictures by processes of their own, in a process of its own."""
-    options = ["data.dataset=folder", f"data.root={root}", "data.memory_limit=100"]
+    options = [
+        "data.dataset=folder",
+        f"data.root={root}",
+        "data.memory_limit=100",
+        "data.cache=false",
+    ]
     command = [*before, sys.executable, PROJECT / "train.py", *QUICK, *options, "data.limit=null"]
     return subprocess.run(
         list(map(str, [*command, "--run-dir", tmp_path / "run"])),

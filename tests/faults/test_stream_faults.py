@@ -24,7 +24,12 @@ from nanocnn.run.checkpoint import load_checkpoint
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-STREAMED = ["data.memory_limit=1", "train.batch_size=4", "model={name: mlp, hidden: [4]}"]
+STREAMED = [
+    "data.memory_limit=1",
+    "data.cache=false",
+    "train.batch_size=4",
+    "model={name: mlp, hidden: [4]}",
+]
 
 
 def own_images(root, *options):
@@ -185,7 +190,10 @@ def test_a_reader_that_was_stopped_is_told_and_waited_for(digit_pictures, monkey
     monkeypatch.setattr(Stream, "warn_of_silence", go_on)
     monkeypatch.setattr(stream, "LONG", 0.5)
     data = Data(
-        dataset="folder", root=str(digit_pictures({"train": 40}, size=size)), memory_limit=1
+        dataset="folder",
+        root=str(digit_pictures({"train": 40}, size=size)),
+        memory_limit=1,
+        cache=False,
     )
     split = load_splits(data, 0)["train"]
     whole = torch.cat(list(split.images.batches([torch.arange(n, n + 4) for n in range(0, 36, 4)])))
@@ -198,7 +206,9 @@ def test_a_reader_that_was_stopped_is_told_and_waited_for(digit_pictures, monkey
 
 
 def test_what_is_said_of_a_reader_that_was_stopped(digit_pictures, capsys):
-    data = Data(dataset="folder", root=str(digit_pictures({"train": 40})), memory_limit=1)
+    data = Data(
+        dataset="folder", root=str(digit_pictures({"train": 40})), memory_limit=1, cache=False
+    )
     split = load_splits(data, 0)["train"]
     next(split.images.batches([torch.arange(4)]))
     reader = split.images.readers[0]
@@ -225,7 +235,9 @@ def test_what_a_thread_fails_with_is_not_waited_for(digit_pictures, monkeypatch)
     def fail(_):
         raise MemoryError
 
-    data = Data(dataset="folder", root=str(digit_pictures({"train": 40})), memory_limit=1)
+    data = Data(
+        dataset="folder", root=str(digit_pictures({"train": 40})), memory_limit=1, cache=False
+    )
     split = load_splits(data, 0)["train"]
     monkeypatch.setattr(Connection, "recv", fail)
     with pytest.raises(MemoryError):
@@ -234,7 +246,12 @@ def test_what_a_thread_fails_with_is_not_waited_for(digit_pictures, monkeypatch)
 
 def test_a_reader_that_ends_in_the_middle_of_a_batch_is_noticed(digit_pictures):
     """Of a batch larger than a pipe holds, part of which has come."""
-    data = Data(dataset="folder", root=str(digit_pictures({"train": 40}, size=300)), memory_limit=1)
+    data = Data(
+        dataset="folder",
+        root=str(digit_pictures({"train": 40}, size=300)),
+        memory_limit=1,
+        cache=False,
+    )
     split = load_splits(data, 0)["train"]
     batches = iter(Batches(split, data_info(data, split), 18, CPU))
     next(batches)
@@ -256,7 +273,8 @@ def test_readers_run_no_script_of_the_user_and_hold_no_torch(digit_pictures, tmp
         "from nanocnn.config.schema import Data\n"
         "from nanocnn.images.splits import load_splits\n"
         "print('begun')\n"
-        f"data = Data(dataset='folder', root={str(root)!r}, validation=0, memory_limit=1)\n"
+        f"data = Data(dataset='folder', root={str(root)!r}, validation=0, "
+        "memory_limit=1, cache=False)\n"
         "images = load_splits(data, 0)['train'].images\n"
         "print(len(list(images.batches([torch.arange(10), torch.arange(10, 20)]))), 'batches')\n"
         "for child in multiprocessing.active_children():\n"

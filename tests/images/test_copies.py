@@ -8,10 +8,11 @@ import pytest
 from conftest import load_config
 from PIL import Image
 
+from nanocnn.images.cache import NAME, THUMBNAILS
 from nanocnn.images.copies import near_copies, perceptual_hashes
 from nanocnn.images.leaks import paths_of_test
 from nanocnn.images.splits import load_splits
-from nanocnn.images.thumbnails import FOLDER, NAME, SIDE
+from nanocnn.images.thumbnails import SIDE
 
 CONFIG = ["--config", "folder.yaml", "data.image_size=32", "data.root=pictures"]
 QUICK = [*CONFIG, "model=lenet5", "train.epochs=1", "data.validation=6", "data.channels=1"]
@@ -116,13 +117,13 @@ def test_pictures_held_out_by_name_are_compared_too(scenes, script):
 def test_a_damaged_file_of_check_data_says_nothing_and_one_that_cannot_be_written_is_told(
     scenes, script, monkeypatch
 ):
-    (scenes / FOLDER).write_text("in the way")
+    (scenes / NAME).write_text("in the way")
     result = script("nanocnn", "check-data", *CONFIG)
     assert result.code == 0 and "so train.py cannot compare" in result.error
-    (scenes / FOLDER).unlink()
+    (scenes / NAME).unlink()
     assert script("nanocnn", "check-data", *CONFIG).code == 0
-    content = (scenes / FOLDER / NAME).read_bytes()
+    content = (scenes / NAME / THUMBNAILS).read_bytes()
     for damaged in (b"", b"junk", content[: len(content) // 2]):
-        (scenes / FOLDER / NAME).write_bytes(damaged)
+        (scenes / NAME / THUMBNAILS).write_bytes(damaged)
         result = script("train.py", *QUICK, "--dry-run")
         assert result.code == 0 and "copies" not in result.error

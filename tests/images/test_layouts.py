@@ -278,7 +278,7 @@ def beside_class_folders(root):
 
 
 LAYOUTS = [in_class_folders, in_split_folders, beside_class_folders]
-SMALL = ["data.memory_limit=1"]  # streamed
+SMALL = ["data.memory_limit=1", "data.cache=false"]  # streamed
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_read_takes_no_place_of_one_that_can(tmp_path, lim
     pictures(tmp_path, {"a": 6, "b": 6})
     for number in range(6):
         broken(tmp_path / "train" / "b" / f"broken {number}.png")
-    data = folder(tmp_path, skip_unreadable=True, memory_limit=limit, **changes)
+    data = folder(tmp_path, skip_unreadable=True, memory_limit=limit, cache=False, **changes)
     for seed in range(12):
         splits = load_splits(data, seed)
         sizes = {name: len(split.labels) for name, split in splits.items()}
@@ -136,7 +136,7 @@ def test_stray_files_in_test_are_left_out_where_test_py_is_told_so(tmp_path, scr
     report = json.loads(Path("runs/seed_0/test.json").read_text())
     assert report["n"] == 4
     assert report["unreadable"] == [
-        "test/a/Thumbs.db (none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP)"
+        "test/a/Thumbs.db (none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP, AVIF, JPEG2000)"
     ]
     both = script("test.py", "--ckpt", "runs", "--skip-unreadable")
     assert both.code == 0 and both.out.endswith("cannot be read: 1\n")
@@ -296,7 +296,7 @@ def test_names_that_look_alike_are_told(tmp_path, script):
     "changes",
     [
         [],
-        ["data.memory_limit=1"],
+        ["data.memory_limit=1", "data.cache=false"],
         ["data.validation=0"],
         ["data.validation=0", "train.overfit_batches=1", "train.batch_size=12"],
     ],

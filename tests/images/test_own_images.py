@@ -35,6 +35,7 @@ from nanocnn.system.errors import UserError
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
+STREAMED = {"memory_limit": 1, "cache": False}  # by other processes
 
 
 def folder(root, **changes):
@@ -229,7 +230,7 @@ def test_odd_pictures_train_and_test_in_memory_and_streamed_alike(odd_pictures, 
     assert "train: círculo 18, square 2 18, square 10 18" in trained.out
     assert re.search(r"files of 2\dx2\d to \d\dx\d\d pixels", trained.out)
     options = odd_options(odd_pictures, "streamed")
-    streamed = script("train.py", *options, "data.memory_limit=10KB")
+    streamed = script("train.py", *options, "data.memory_limit=10KB", "data.cache=false")
     assert streamed.code == 0, streamed.error
     assert "read batch by batch" in streamed.out
 
@@ -259,7 +260,7 @@ def test_streamed_batches_are_those_of_the_memory(odd_pictures):
     own.
     """
     data = folder(odd_pictures, image_size=20, resize="crop", validation=0)
-    splits = load_splits(data, 0), load_splits(data.model_copy(update={"memory_limit": 10_000}), 0)
+    splits = load_splits(data, 0), load_splits(data.model_copy(update=STREAMED), 0)
     assert isinstance(splits[1]["train"].images, Stream)
     info = data_info(data, splits[0]["train"])
     assert info == data_info(data, splits[1]["train"])
@@ -288,7 +289,7 @@ def test_streamed_batches_are_those_of_the_memory(odd_pictures):
 
 def test_a_file_that_goes_while_it_is_streamed_ends_the_run(digit_pictures):
     root = digit_pictures({"train": 12})
-    data = folder(root, validation=0, memory_limit=1)
+    data = folder(root, validation=0, **STREAMED)
     split = load_splits(data, 0)["train"]
     (root / split.files.paths[5]).unlink()
     with pytest.raises(UserError, match=rf"{split.files.paths[5]}.*when the run began.*No such"):
@@ -300,8 +301,8 @@ def test_a_run_begun_in_memory_goes_on_streamed_to_the_same_weights(odd_pictures
     assert script("train.py", *odd_options(odd_pictures, "once"), constant).code == 0
     begun = odd_options(odd_pictures, "begun")
     assert script("train.py", *begun, constant, "train.epochs=2").code == 0
-    limit = "data.memory_limit=10KB"
-    resumed = script("train.py", "--resume", "begun", limit, "train.epochs=3")
+    limits = ["data.memory_limit=10KB", "data.cache=false"]
+    resumed = script("train.py", "--resume", "begun", *limits, "train.epochs=3")
     assert resumed.code == 0 and "read batch by batch" in resumed.out, resumed.error
     first, second = (load_checkpoint(Path(run, "last.pt"))["model"] for run in ("begun", "once"))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -309,7 +310,7 @@ def test_a_run_begun_in_memory_goes_on_streamed_to_the_same_weights(odd_pictures
 
 def test_a_signal_to_all_processes_leaves_the_workers_to_the_main_one(digit_pictures):
     """As Ctrl-C does: it is for the main process to end the step, save and end them."""
-    data = folder(digit_pictures({"train": 40}), validation=0, memory_limit=1)
+    data = folder(digit_pictures({"train": 40}), validation=0, **STREAMED)
     split = load_splits(data, 0)["train"]
     before = {child.pid for child in multiprocessing.active_children()}
     batches = iter(Batches(split, data_info(data, split), 4, CPU))
@@ -411,7 +412,7 @@ def test_validation_takes_no_class_its_only_image(digit_pictures, script):
         splits = load_splits(data, seed)
         assert set(splits["train"].labels.tolist()) == {0, 1, 2}
         assert 1 not in splits["val"].labels
-        assert sum(len(split.labels) for split in splits.values()) == len(list(root.rglob("*.*")))
+        assert sum(len(split.labels) for split in splits.values()) == len(list(root.rglob("*.*g")))
     options = ["data.dataset=folder", f"data.root={root}", "train.epochs=1"]
     done = script("train.py", *options, "--dry-run")
     assert done.code == 0

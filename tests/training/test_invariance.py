@@ -45,6 +45,7 @@ TABLE = {
     "data.crop_fraction": ["0.8", "data.resize=crop", *OWN],
     "data.background": ["white", *OWN],
     "data.value_range": None,  # digits have 8 bits; it acts before the pixels are uint8
+    "data.shrink": ["false", *OWN],
     "data.limit": ["40"],
     "data.validation": ["12"],
     "data.test": ["0.1", *OWN],
@@ -59,6 +60,8 @@ TABLE = {
     "data.group": ["'([0-9])[^/]*$'", *OWN],
     "data.sampling": ["balanced"],
     "data.memory_limit": ["1KB", *OWN],  # streamed
+    "data.cache": ["false", *OWN],
+    "data.cache_limit": ["1KB", *OWN],  # too small for one
     "data.skip_unreadable": ["true", *OWN],
     "data.relabel": None,  # which labels these are, makes no difference to a step
     "data.average_flips": ["true"],
