@@ -16,11 +16,17 @@ from nanocnn.system.output import deliver
 
 def main(arguments: Sequence[str]) -> None:
     parser = script_parser("nanocnn cache", __doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="data.root, or data.cache")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="a data.root, or a data.cache; default: this one",
+    )
     parser.add_argument("--clear", action="store_true", help="remove them; default: show them")
     args = parser.read(arguments)
     folder = args.folder.expanduser()
-
     from nanocnn.images.cache import caches_in, clear, shown
 
     caches = caches_in(folder)
