@@ -19,6 +19,7 @@ import sys
 import time
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,9 @@ def read_split(run_dir: Path, config: Config, info: DataInfo, args: Namespace) -
     if not args.data_root:
         warn_of_other_images(run_dir, data)
     try:
-        split = load_split(args.split, data, config.seed, info, run_dir)
+        # what is told of the images is no part of a report that stands alone
+        with redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):
+            split = load_split(args.split, data, config.seed, info, run_dir)
     except UserError as error:
         if args.data_root or Path(data.root).is_dir():
             raise

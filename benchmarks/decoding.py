@@ -264,7 +264,7 @@ def kills(sources: list[Image.Image], folder: Path) -> list[dict[str, Any]]:
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(root)], stdout=subprocess.PIPE)
         assert child.stdout
         child.stdout.readline()
-        time.sleep(random.Random(number).uniform(0, 0.6))
+        time.sleep(random.Random(number).uniform(0, 1.5))
         child.send_signal(signal.SIGKILL)
         child.communicate()
         whole += any(root.glob(".nanocnn-cache/*.pixels"))

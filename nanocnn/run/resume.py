@@ -16,10 +16,8 @@ from nanocnn.system.errors import UserError
 from nanocnn.system.version import __version__
 
 # where a run computes and reads, and how often it writes: what may be another when it goes on
-FREE = {
-    *("device", "data.root", "data.memory_limit", "data.cache", "data.cache_limit"),
-    *("log.every", "train.checkpoint_every"),
-}
+FREE = {"device", "data.root", "log.every", "train.checkpoint_every"}
+FREE |= {"data.memory_limit", "data.cache", "data.cache_limit"}
 
 
 class Place(NamedTuple):

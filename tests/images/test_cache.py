@@ -382,7 +382,8 @@ def test_a_run_with_and_one_without_come_to_the_same_and_go_on(digit_pictures, s
     assert first["data_sha256"] == second["data_sha256"]
     assert all(torch.equal(first["model"][key], second["model"][key]) for key in first["model"])
     for run in ("with", "without"):
-        assert script("test.py", "--ckpt", run).code == 0
+        judged = script("test.py", "--ckpt", run, "--json", "-")
+        assert judged.code == 0 and json.loads(judged.out)["n"] == 20
     assert [path.name.split("-")[0] for path in kept(root)] == ["test", "train"]
     results = [json.loads(Path(run, "test.json").read_text()) for run in ("with", "without")]
     assert results[0]["confusion"] == results[1]["confusion"]

@@ -136,7 +136,7 @@ def test_stray_files_in_test_are_left_out_where_test_py_is_told_so(tmp_path, scr
     report = json.loads(Path("runs/seed_0/test.json").read_text())
     assert report["n"] == 4
     assert report["unreadable"] == [
-        "test/a/Thumbs.db (none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP)"
+        "test/a/Thumbs.db (none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP, AVIF, JPEG2000)"
     ]
     both = script("test.py", "--ckpt", "runs", "--skip-unreadable")
     assert both.code == 0 and both.out.endswith("cannot be read: 1\n")
