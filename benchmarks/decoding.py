@@ -1,7 +1,7 @@
 """Own pictures: how fast they are decoded, what a second start costs, and reading what does not
 fit the memory.
 
-python -m benchmarks.decoding              # all of it; some minutes, and 300 MB in a temporary folder
+python -m benchmarks.decoding              # all of it: minutes, and 300 MB in a temporary folder
 python -m benchmarks.decoding first        # against torchvision's ImageFolder, by size
 python -m benchmarks.decoding second       # a second start against the first
 python -m benchmarks.decoding batches      # ten times data.memory_limit, page cache warm and cold
@@ -72,9 +72,9 @@ def make_pictures(
     return root
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[..., object], *arguments: Any) -> float:
     start = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - start
 
 
@@ -95,10 +95,9 @@ def first(sources: list[Image.Image], folder: Path) -> list[dict[str, Any]]:
             form = Form((3, side, side), "crop", shrink=True)
             times: dict[str, list[float]] = {"torchvision": [], "nanocnn": [], "whole": []}
             for _ in range(REPEATS):
-                times["torchvision"].append(seconds(lambda: with_torchvision(root, side)))
-                times["nanocnn"].append(seconds(lambda: Pictures(root, paths, form).read_all(True)))
-                whole = form._replace(shrink=False)
-                times["whole"].append(seconds(lambda: Pictures(root, paths, whole).read_all(True)))
+                times["torchvision"].append(seconds(with_torchvision, root, side))
+                for name, each in (("nanocnn", form), ("whole", form._replace(shrink=False))):
+                    times[name].append(seconds(Pictures(root, paths, each).read_all, True))
             rates = {name: count / statistics.median(each) for name, each in times.items()}
             ratios = [
                 theirs / ours
@@ -126,7 +125,7 @@ def second(sources: list[Image.Image], folder: Path) -> list[dict[str, Any]]:
         for _ in range(REPEATS):
             for cache in caches_in(root):
                 clear(cache)
-            pairs.append([seconds(lambda: load_splits(data, 0)) for _ in range(2)])
+            pairs.append([seconds(load_splits, data, 0) for _ in range(2)])
         begun, again = (statistics.median(each) for each in zip(*pairs, strict=True))
         share = statistics.median(after / before for before, after in pairs)
         rows.append({"to": side, "first, s": begun, "second, s": again, "share": share})
@@ -199,10 +198,8 @@ def batches(sources: list[Image.Image], folder: Path) -> list[dict[str, Any]]:
     def rate(split: Split, number: int, learns: bool) -> float:
         return 3000 / seconds(lambda: sum(1 for _ in epoch(split, number, learns)))
 
-    for one, other in zip(
-        *(epoch(kinds[name], 0, False) for name in ("in memory", "from the cache")), strict=True
-    ):
-        assert torch.equal(one, other)
+    both = (epoch(kinds[name], 0, False) for name in ("in memory", "from the cache"))
+    assert all(torch.equal(one, other) for one, other in zip(*both, strict=True))
     rows = []
     for learns in (True, False):
         rates: dict[str, list[float]] = {}
@@ -227,8 +224,7 @@ def batches(sources: list[Image.Image], folder: Path) -> list[dict[str, Any]]:
     print(f"disk, read in order: {disk_rate(file):,.0f} MB/s")
     before = anonymous()
     for number in range(3):
-        for _ in epoch(kinds["from the cache"], number, True):
-            pass
+        rate(kinds["from the cache"], number, True)
         print(f"anonymous memory after epoch {number}: {anonymous() - before:+.1f} MB")
     return rows
 
