@@ -236,7 +236,9 @@ def decode(path: Path, form: Form) -> np.ndarray:
     if picture.mode == "RGBA":
         below = Image.new("RGBA", picture.size, form.background)
         picture = Image.alpha_composite(below, picture).convert("RGB")
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
 
     size, method = (width, height), METHODS[form.interpolation]
     if form.resize is None and picture.size != size:
@@ -270,7 +272,10 @@ def load(path: Path, form: Form | None = None) -> Image.Image:
         level = image.info.get("transparency")  # of grey pictures, as the file counts
         if isinstance(level, int) and raw_mode in LEVELS:
             image.info["transparency"] = level * LEVELS[raw_mode]
-        image = exif_transpose(image)
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            exif_transpose(image, in_place=True)  # without a copy, which takes time
+        else:
+            image = exif_transpose(image)
         if not image.mode.startswith("I"):
             if image.mode == "La":  # which Pillow converts to nothing else
                 image = image.convert("LA")

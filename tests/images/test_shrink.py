@@ -135,6 +135,7 @@ def test_heic_by_its_package(tmp_path):
     turned = PHOTO.resize((128, 64)).convert("L").convert("RGB")  # colours are stored coarsely
     pixels = np.asarray(turned)
     image = heif.from_pillow(turned)
+    image.info["thumbnails"] = [64]
     image.save(tmp_path / "a.jpg", quality=95, exif=exif(6).tobytes())  # whatever its name
     assert header_or_reason(tmp_path / "a.jpg") == Header(128, 64, False)
     form = Form((3, 128, 64), shrink=True)
