@@ -200,6 +200,9 @@ def batches(sources: list[Image.Image], folder: Path) -> list[dict[str, Any]]:
 
     both = (epoch(kinds[name], 0, False) for name in ("in memory", "from the cache"))
     assert all(torch.equal(one, other) for one, other in zip(*both, strict=True))
+    for number in range(5):
+        rate(kinds["from the cache"], number, True)
+        print(f"anonymous memory after epoch {number + 1}: {anonymous():,.0f} MB")
     rows = []
     for learns in (True, False):
         rates: dict[str, list[float]] = {}
@@ -222,10 +225,6 @@ def batches(sources: list[Image.Image], folder: Path) -> list[dict[str, Any]]:
                 }
             )
     print(f"disk, read in order: {disk_rate(file):,.0f} MB/s")
-    before = anonymous()
-    for number in range(3):
-        rate(kinds["from the cache"], number, True)
-        print(f"anonymous memory after epoch {number}: {anonymous() - before:+.1f} MB")
     return rows
 
 

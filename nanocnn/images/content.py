@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import read_file, replacing
@@ -28,9 +29,13 @@ def histogram(images: np.ndarray) -> np.ndarray:
     """(C, 256): how many pixels of images (N, C, H, W) uint8 have each value; of several parts,
     add.
     """
-    return np.array(
-        [np.bincount(channel.ravel(), minlength=256) for channel in images.swapaxes(0, 1)]
-    )
+    width = images.shape[3]
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for channel, values in enumerate(images.swapaxes(0, 1) if len(images) else ()):
+        plane = np.ascontiguousarray(values).reshape(-1, width)
+        # Pillow's takes a fifth of the time of np.bincount
+        counts[channel] = Image.fromarray(plane).histogram()
+    return counts
 
 
 def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
