@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanocnn.config.command_line import script_parser
-from nanocnn.system.errors import UserError
 from nanocnn.system.output import deliver
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = script_parser("nanocnn cache", __doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="data.root, or data.cache")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="a data.root, or a data.cache; default: this one",
+    )
     parser.add_argument("--clear", action="store_true", help="remove them; default: show them")
     args = parser.read(arguments)
     folder = args.folder.expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-
     from nanocnn.images.cache import caches_in, clear, shown
 
     caches = caches_in(folder)

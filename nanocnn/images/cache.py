@@ -261,7 +261,9 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def caches_in(folder: Path) -> list[Path]:
-    """The caches of the data in `folder`, or those that lie in it."""
+    """The caches of the data in `folder`, or those that lie in it. Raises UserError without it."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
     beside = folder / NAME
     if beside.is_dir():
         return [beside]
