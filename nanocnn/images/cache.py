@@ -268,8 +268,9 @@ def caches_in(folder: Path) -> list[Path]:
     beside = folder / NAME
     if beside.is_dir():
         return [beside]
+    kinds = (f"*{PIXELS}", f"*{KNOWN}", THUMBNAILS)
     return sorted(
-        {file.parent for file in (*folder.glob(f"*{PIXELS}"), *folder.glob(f"*/*{PIXELS}"))}
+        {file.parent for kind in kinds for deep in ("", "*/") for file in folder.glob(deep + kind)}
     )
 
 

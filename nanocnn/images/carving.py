@@ -8,6 +8,7 @@ so that a picture which is added changes little of it. The run folder keeps thei
 import csv
 import hashlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -225,10 +226,19 @@ def list_training_as_found(data: Data, seed: int, classes: list[str] | None) -> 
             "of its own"
         )
     chosen = carve(train.labels, data.model_copy(update={"validation": 0}), seed)["train"]
-    return {
-        "train": train.take(chosen),
-        "val": readable(data, list_split(data, "val", train.classes)),
-    }
+    val = list_split(data, "val", train.classes)
+    refuse_in_both(places["train"], places["val"], train.paths, val.paths)
+    return {"train": train.take(chosen), "val": readable(data, val)}
+
+
+def refuse_in_both(train: Path, val: Path, one: Sequence[str], other: Sequence[str]) -> None:
+    """Raises UserError for a picture that the lists `train` and `val` both name."""
+    shared = {*map(os.path.normpath, one)} & {*map(os.path.normpath, other)}
+    if shared and train != val:
+        raise UserError(
+            f"{train} and {val}: both list {min(shared)!r}"
+            f"{f' and {len(shared) - 1:,} more' * (len(shared) > 1)}; an image belongs into one"
+        )
 
 
 def list_training_and_val(data: Data, classes: list[str] | None = None) -> Listing:

@@ -13,6 +13,7 @@ from nanocnn.system.errors import UserError
 from nanocnn.system.files import read_file, replacing
 
 HASH_BYTES = 16
+TRAINED, ORIGIN = "train_hashes.txt", "origin_hashes.txt"  # of a run folder
 
 
 def hashes(images: np.ndarray) -> list[bytes]:

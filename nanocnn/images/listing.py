@@ -12,7 +12,7 @@ from torch import Tensor
 from nanocnn.config.schema import Data
 from nanocnn.images.groups import groups_by_pattern
 from nanocnn.images.names import by_class, nfc
-from nanocnn.images.paths import below_root, refuse_from_here
+from nanocnn.images.paths import below_root, refuse_from_here, refuse_twice
 from nanocnn.images.places import (
     class_folders,
     find_splits,
@@ -194,6 +194,7 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
 def in_csv(where: Path, split: str) -> dict[str, list[str]]:
     """{label: paths} of the lines of the file `where`, the first of which is path,label."""
     found: dict[str, list[str]] = {}
+    seen: dict[str, int] = {}
     try:
         with where.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, strict=True)
@@ -213,6 +214,7 @@ def in_csv(where: Path, split: str) -> dict[str, list[str]]:
                 first = Path(path).parts[0]
                 if split != "test" and split_named(first) == "test":
                     raise UserError(f"{line}: {path!r} is in {first}/, which training never opens")
+                refuse_twice(seen, path, line, rows.line_num)
                 found.setdefault(label, []).append(path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{where}: no CSV file in UTF-8: {error}") from None

@@ -77,6 +77,16 @@ def refuse_from_here(root: Path, path: str, line: str) -> None:
         )
 
 
+def refuse_twice(seen: dict[str, int], path: str, line: str, number: int) -> None:
+    """Note that a `path` stands in the line of this `number`; `seen` has those before.
+
+    Raises UserError where it stood in one of them.
+    """
+    first = seen.setdefault(os.path.normpath(path), number)
+    if first != number:
+        raise UserError(f"{line}: {path!r} stands in line {first} too; list it once")
+
+
 def relative_to(root: Path, path: Path) -> Path:
     """The absolute `path` as one below `root`, whatever links lead to either; else as it is."""
     linked = path.parent.resolve() / path.name

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nanocnn.config.schema import Data
 from nanocnn.images.carving import keep_list
-from nanocnn.images.content import write_hashes
+from nanocnn.images.content import TRAINED, write_hashes
 from nanocnn.images.listing import layout
 from nanocnn.images.names import look_alikes
 from nanocnn.images.own import Files, shortened
@@ -192,7 +192,7 @@ def keep_data_report(
     """Write train_hashes.txt and test_files.csv, for test.py, and if files were left out their
     list, unreadable.txt: a line each, `escaped`.
     """
-    write_hashes(run_dir / "train_hashes.txt", digests["train"])
+    write_hashes(run_dir / TRAINED, digests["train"])
     if splits["train"].files:
         keep_list(run_dir, splits["train"].files.held_out)
     left_out = unreadable(splits)

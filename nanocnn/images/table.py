@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nanocnn.config.schema import Data
-from nanocnn.images.paths import below_root, refuse_from_here
+from nanocnn.images.paths import below_root, refuse_from_here, refuse_twice
 from nanocnn.images.places import SPLIT_NAMES, split_named
 from nanocnn.system.errors import UserError, did_you_mean
 from nanocnn.system.files import read_file
@@ -51,9 +51,7 @@ def read_table(data: Data) -> Table:
             if empty := [key for key, value in values.items() if not value.strip()]:
                 raise UserError(f"{line}: has no {empty[0]} ({header[places[empty[0]]]!r})")
             path = below_root(root, with_extension(values["path"], data), line, outside=True)
-            first = seen.setdefault(os.path.normpath(path), reader.line_num)
-            if first != reader.line_num:
-                raise UserError(f"{line}: {path!r} stands in line {first} too; list it once")
+            refuse_twice(seen, path, line, reader.line_num)
             if len(seen) == 1:
                 refuse_from_here(root, path, line)
                 refuse_bare(root, path, line, data)

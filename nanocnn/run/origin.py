@@ -1,10 +1,16 @@
 """What a run begins from: weights of a file, of another run, or published ones."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nanocnn.config.preprocessing import Preprocessing
-from nanocnn.config.schema import Config
+from nanocnn.config.schema import OWN_IMAGES, Config
+from nanocnn.images.content import ORIGIN, TRAINED, read_hashes, write_hashes
+from nanocnn.images.report import keep_data_report
+from nanocnn.images.splits import DataInfo
+from nanocnn.images.training_data import TrainingData
 from nanocnn.networks import timm, torchvision
 from nanocnn.networks.pretrained import Weights, read_weights
 from nanocnn.run.checkpoint import load_checkpoint
@@ -41,7 +47,7 @@ def find_weights(config: Config) -> Weights | None:
             return None  # a key of the user's own network
         return (timm if family == "timm" else torchvision).published(architecture)
     path = Path(typed).expanduser()
-    if path.is_dir() or (path.is_file() and is_sealed(path)):
+    if is_run(path):
         return weights_of_run(path)
     if path.exists():
         tensors, digest = read_weights(path)
@@ -59,13 +65,21 @@ def find_weights(config: Config) -> Weights | None:
     raise UserError(f"model.weights = {typed}: no such file or run folder")
 
 
-def weights_of_run(path: Path) -> Weights:
-    """What another run has learned, as its validation judged it, and how it saw its images."""
+def is_run(path: Path) -> bool:
+    return path.is_dir() or (path.is_file() and is_sealed(path))
+
+
+def checkpoint_of_run(path: Path) -> tuple[Path, dict[str, Any]]:
     try:
         file = find_checkpoint(path)
-        checkpoint = load_checkpoint(file)
+        return file, load_checkpoint(file)
     except UserError as error:
         raise UserError(f"model.weights: {error}") from None
+
+
+def weights_of_run(path: Path) -> Weights:
+    """What another run has learned, as its validation judged it, and how it saw its images."""
+    file, checkpoint = checkpoint_of_run(path)
     data, options = checkpoint["data"], checkpoint["config"].get("train")
     is_mean = isinstance(options, dict) and options.get("ema")
     expected = Preprocessing(
@@ -76,3 +90,50 @@ def weights_of_run(path: Path) -> Weights:
         data.get("crop_fraction", 1.0),
     )
     return Weights(checkpoint["ema" if is_mean else "model"], expected, of_run=True)
+
+
+def keep_data(run_dir: Path, config: Config, data: TrainingData, is_new: bool) -> None:
+    """Write what test.py has to know of training images, and of those of the first weights."""
+    keep_data_report(run_dir, data.splits, data.hashes)
+    if is_new:
+        keep_origin(run_dir, config, data.info)
+
+
+def keep_origin(run_dir: Path, config: Config, info: DataInfo) -> None:
+    """Write the hashes of what another run, whose weights this one begins with, was trained on.
+
+    They are those of its own images, and of what it began with in turn. An empty file says that
+    they are not known: its images were prepared otherwise, or it has no list of them.
+    """
+    typed = getattr(config.model, "weights", None)
+    path = Path(typed or "").expanduser()
+    if not typed or not is_run(path):
+        return
+    file, checkpoint = checkpoint_of_run(path)
+    before, options = checkpoint["data"], checkpoint["config"]["data"]
+    lists = [file.with_name(name) for name in (TRAINED, ORIGIN)]
+    there = [each for each in lists if each.is_file()]
+    if lists[0] in there and seen_as(before, options) == seen_as(vars(info), dict(config.data)):
+        found = [read_hashes(each) for each in there]
+        digests = [digest for some in found for digest in some] if all(found) else []
+    elif {info.dataset, before["dataset"]} <= set(OWN_IMAGES):
+        digests = []
+    else:
+        return  # their test splits have nothing in common with any training images
+    write_hashes(run_dir / ORIGIN, digests)
+    if not digests:
+        print(
+            f"warning: {file}: its training images were prepared otherwise, or it has no list of "
+            "them: test.py cannot tell whether test images are among them",
+            file=sys.stderr,
+        )
+
+
+def seen_as(data: Mapping[str, Any], options: Mapping[str, Any]) -> list[Any]:
+    """All that the pixels of an image depend on, besides its file."""
+    defaults = {"background": "black", "interpolation": "bilinear", "crop_fraction": 1.0}
+    defaults |= {"shrink": False}
+    found: list[Any] = [list(data["image_shape"])]
+    found += [data.get(key, default) for key, default in defaults.items()]
+    value_range = options.get("value_range")
+    return [*found, options.get("resize", "stretch"), value_range and list(value_range)]

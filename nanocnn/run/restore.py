@@ -9,7 +9,7 @@ from torch import nn
 from nanocnn.config.hints import checkpoint_option, run_folder_of
 from nanocnn.config.load import config_from_dict
 from nanocnn.config.schema import OWN_IMAGES, Config
-from nanocnn.images.content import read_hashes
+from nanocnn.images.content import ORIGIN, TRAINED, read_hashes
 from nanocnn.images.splits import DataInfo, Split, class_names, image_hashes, image_shape
 from nanocnn.networks.build import Networks, build_network
 from nanocnn.networks.weights import load_weights
@@ -119,12 +119,14 @@ def find_seeds(path: Path | None) -> list[Path]:
 
 
 def trained_on(run_dir: Path, split: Split, info: DataInfo) -> int | None:
-    """How many images of `split` the run was trained on, as `info` says; None if it is not known.
+    """How many images of `split` the run, or one whose weights it began with, was trained on, as
+    `info` says; None if it is not known.
 
     Raises UserError where the list of the training images is damaged.
     """
-    path = run_dir / "train_hashes.txt"
-    if not path.exists():
+    path, origin = run_dir / TRAINED, run_dir / ORIGIN
+    earlier = read_hashes(origin) if origin.exists() else []
+    if not path.exists() or (origin.exists() and not earlier):
         return None
     training = read_hashes(path)
     if info.class_counts and len(training) != sum(info.class_counts):
@@ -132,5 +134,5 @@ def trained_on(run_dir: Path, split: Split, info: DataInfo) -> int | None:
             f"{path}: damaged: {len(training):,} hashes of {sum(info.class_counts):,} training "
             "images; without this file it is not told how many of the images were trained on"
         )
-    known = set(training)
+    known = {*training, *earlier}
     return sum(digest in known for digest in image_hashes(split))

@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.evaluate import Evaluation
-from nanocnn.images.report import keep_data_report
 from nanocnn.images.stream import StreamError
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.checkpoint import save_checkpoint
 from nanocnn.run.folder import locked, rewrite_config
+from nanocnn.run.origin import keep_data
 from nanocnn.run.progress import Due, Progress
 from nanocnn.run.record import Record
 from nanocnn.run.resume import Place
@@ -103,7 +103,7 @@ class Run:
                 print(f"resuming after step {progress.step:,} of {steps:,}")
             if place.is_begun:
                 rewrite_config(config, folder)
-            keep_data_report(folder, self._data.splits, self._data.hashes)
+            keep_data(folder, config, self._data, is_new=not place.checkpoint)
             self._due = Due(config.train.checkpoint_every)
             try:
                 yield

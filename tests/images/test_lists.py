@@ -426,3 +426,20 @@ def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch, script):
 def test_blanks_in_a_name_are_shown_as_they_are(capsys):
     complain("my/two  blanks.png (no\n   picture)\nat all")
     assert capsys.readouterr().err == "error: my/two  blanks.png (no picture) at all\n"
+
+
+def test_a_picture_stands_once_in_a_list_and_in_one_of_train_and_val(tmp_path):
+    for name in "abcdef":
+        Image.new("L", (4, 4), ord(name)).save(tmp_path / f"{name}.png")
+    data = Data(dataset="csv", root=str(tmp_path))
+    lines = "path,label\na.png,x\nb.png,y\nc.png,x\nd.png,y\n"
+    for again in ("a.png,x", "a.png,y", "./a.png,y"):
+        (tmp_path / "train.csv").write_text(f"{lines}{again}\n")
+        with pytest.raises(UserError, match=r"line 6: .*stands in line 2 too"):
+            load_splits(data, 0)
+    (tmp_path / "train.csv").write_text(lines)
+    (tmp_path / "val.csv").write_text("path,label\ne.png,x\n./b.png,y\n")
+    with pytest.raises(UserError, match=r"train.csv and .*val.csv: both list 'b.png'"):
+        load_splits(data, 0)
+    (tmp_path / "val.csv").write_text("path,label\ne.png,x\nf.png,y\n")
+    assert len(load_splits(data, 0)["val"].labels) == 2

@@ -91,6 +91,38 @@ def test_layers_of_another_run_that_do_not_fit_begin_anew(script, digits_run):
     assert done.code == 0 and "anew: classifier.1, classifier.5;" in done.out
 
 
+def test_test_images_that_the_weights_were_trained_on_are_told(script, digit_pictures):
+    root = digit_pictures({"": 40})
+    own = ["--config", "folder.yaml", f"data.root={root}", "data.image_size=32", "train.epochs=1"]
+    net = "model={name: lenet5, weights: first}"
+    assert script("train.py", *own, "model=lenet5", "data.test=0", "--run-dir", "first").code == 0
+    for name, begins in (("second", net), ("third", net.replace("first", "second"))):
+        done = script("train.py", *own, begins, "--run-dir", name)
+        assert done.code == 0 and "cannot tell" not in done.error, done.error
+        judged = script("test.py", "--ckpt", name)
+        report = json.loads(Path(name, "test.json").read_text())
+        # all but those that the first one was validated by
+        assert report["trained_on"] >= report["n"] - 4 > 0
+        assert (
+            f"{report['trained_on']} of these {report['n']} images were trained on" in judged.error
+        )
+    done = script("train.py", *own, net, "data.resize=pad", "--run-dir", "other")
+    assert done.code == 0 and "cannot tell whether test images are among them" in done.error
+    assert script("test.py", "--ckpt", "other").code == 0
+    assert json.loads(Path("other/test.json").read_text())["trained_on"] is None
+    assert script("train.py", "--resume", "other", "train.epochs=2").code == 0
+    assert script("test.py", "--ckpt", "other").code == 0
+    assert json.loads(Path("other/test.json").read_text())["trained_on"] is None
+
+
+def test_the_line_of_weights_of_a_data_set_says_nothing_of_its_test(script, digits_run):
+    own = ["data.limit=100", "train.epochs=1", "--run-dir", "run"]
+    done = script("train.py", f"model={{name: lenet, weights: {digits_run}}}", *own)
+    assert done.code == 0 and "cannot tell" not in done.error
+    assert script("test.py", "--ckpt", "run").code == 0
+    assert json.loads(Path("run/test.json").read_text())["trained_on"] == 0
+
+
 def test_weights_of_another_network_are_refused(script, digits_run):
     done = script("train.py", f"model={{name: mlp, weights: {digits_run}}}")
     assert done.code == 2 and "no layer of it fits" in done.error
