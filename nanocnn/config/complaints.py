@@ -75,6 +75,8 @@ def describe(
 def section_for(key: tuple[str, ...], value: Any, is_typed: bool) -> str:
     """An example of the section `key`, as it is typed or as it stands in YAML, by its `value`."""
     dotted = ".".join(key)
+    if key[-1].isdecimal():  # in the one list of sections, optimizer.groups
+        return "{match: '*.bias'}"
     if dotted == "data" and isinstance(value, str):
         text = meant_value("data.dataset", value)
         own = {"dataset": text} if text else {"dataset": "folder", "root": value}

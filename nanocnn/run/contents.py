@@ -100,6 +100,9 @@ class Checkpoint(Contents):
     @model_validator(mode="after")
     def agree(self) -> Self:
         """Each epoch has steps, and what is said of the best and the last one is said of it."""
+        options = self.config.get("train")
+        if bool(self.ema) != bool(isinstance(options, dict) and options.get("ema")):
+            raise ValueError("should have an ema where, and only where, its config has train.ema")
         losses, best = self.val_losses, self.best_epoch
         if not best <= self.epoch <= self.step:
             raise ValueError("should have best_epoch <= epoch <= step")

@@ -171,6 +171,7 @@ OVERRIDES = {
     "train.epochs.x=3": ["train.epochs is a value"],
     "nonsense=1": ["command line: unknown key 'nonsense'"],
     "optimzer.lr=1": ["command line: unknown key 'optimzer'"],
+    "optimizer.groups=[0]": ["optimizer.groups.0 = 0: should be a section", "{match: '*.bias'}"],
 }
 
 

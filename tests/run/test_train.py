@@ -349,7 +349,7 @@ def test_the_report_goes_where_it_is_told_and_a_bare_file_gets_no_neighbours(dig
 
 
 BAD_TRAIN = {
-    "optimzer.lr=1": "did you mean 'optimizer'",
+    "optimzer.lr=1": "did you mean 'optimizer.lr'",
     "optimizer.lr=-1": "optimizer.lr = -1",
     "train.epochs=yes": "train.epochs = yes",
     "model.name=lenett": "did you mean 'lenet'",

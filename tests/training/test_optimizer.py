@@ -270,7 +270,7 @@ REFUSED = {
     "{name: sgd, groups: [{match: '*', decay_mult: 2}]}": (
         "optimizer.groups with a decay_mult cannot act with weight_decay = 0"
     ),
-    "{name: adam, betas: [0.9]}": "optimizer.betas = [0.9]: List should have at least 2 items",
+    "{name: adam, betas: [0.9]}": "optimizer.betas = [0.9]: should have at least 2 items",
     "{name: adamw, betas: [0.9, 1.0]}": "optimizer.betas.1 = 1.0: should be less than 1",
     "{name: adam, eps: 0}": "optimizer.eps = 0: should be greater than 0",
     "{name: adagrad, lr_decay: -1}": "optimizer.lr_decay = -1",
