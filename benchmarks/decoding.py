@@ -1,13 +1,13 @@
 """Own pictures: how fast they are decoded, what a second start costs, and reading what does not
 fit the memory.
 
-python -m benchmarks.decoding              # all of it: minutes, and 300 MB in a temporary folder
+python -m benchmarks.decoding --photos DIR # all of it: minutes, and 300 MB in a temporary folder
 python -m benchmarks.decoding first        # against torchvision's ImageFolder, by size
 python -m benchmarks.decoding second       # a second start against the first
 python -m benchmarks.decoding batches      # ten times data.memory_limit, page cache warm and cold
 python -m benchmarks.decoding kills        # 50 of them while the cache is written
 
-The pictures are real photographs (--photos, a folder; by default /work/shared/data/photos) put
+The pictures are real photographs (of --photos, a folder with some of 100 pixels at least) put
 together side by side and resized to 4000x3000 and 500x375, and saved as JPEG of quality 90. Other
 work on the machine disturbs times: ratios are of one run, of medians.
 """
@@ -276,7 +276,7 @@ PARTS = {"first": first, "second": second, "batches": batches, "kills": kills}
 def main() -> None:
     parser = ArgumentParser("decoding.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--photos", type=Path, default=Path("/work/shared/data/photos"))
+    parser.add_argument("--photos", type=Path, metavar="DIR", required=True)
     args = parser.parse_args()
     sources = photographs(args.photos)
     assert sources, f"{args.photos}: holds no photographs of 100 pixels"

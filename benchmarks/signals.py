@@ -182,13 +182,13 @@ def has_handler(process: int) -> bool:
     return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
-def processes_of(session: int) -> int:
-    """How many processes of this session are left."""
+def processes_of(leader: int) -> int:
+    """How many of the processes are left that `leader`, which called setsid, has begun."""
     found = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
-            found += int(its_session) == session and state != "Z"
+            state, _, _, its_leader = path.read_text().rpartition(")")[2].split()[:4]
+            found += int(its_leader) == leader and state != "Z"
     return found
 
 
