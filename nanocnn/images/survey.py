@@ -28,15 +28,14 @@ def choose_background(cache: Cache, training: dict[str, Header]) -> Background:
     farther from shows more. A choice for each picture would tell the classes apart.
     """
     paths = [path for path, header in training.items() if header.transparent]
-
-    found = in_each(cache, "train", "light", paths, brightness)
-    levels = [level for some in found.values() for level in some]
+    found = in_each(cache, "train", "opacity", paths, opacity)
+    levels = [level for _, level in found.values() if level is not None]
     return "white" if levels and math.fsum(levels) / len(levels) < 255 / 2 else "black"
 
 
 def in_each(
-    cache: Cache, split: str, what: str, paths: list[str], measure: Callable[[Path], list[Any]]
-) -> dict[str, list[Any]]:
+    cache: Cache, split: str, what: str, paths: list[str], measure: Callable[[Path], Any]
+) -> dict[str, Any]:
     """What `measure` finds in each of these pictures of a split, but for those that cannot be read.
 
     It is kept as `what` it is, for later runs.
@@ -57,36 +56,33 @@ def in_each(
     return cache.known(split, what, paths, find) if paths else {}
 
 
-def brightness(path: Path) -> list[float]:
-    """The mean of what is opaque, from 0 to 255; nothing where all is, or nothing is."""
+def opacity(path: Path) -> tuple[bool, float | None]:
+    """Whether a pixel is transparent, and where some are and some are not, the mean of what is
+    opaque, from 0 to 255.
+    """
     picture = load(path)
-    opacity = np.asarray(picture.getchannel("A")).astype(np.int64)
-    if opacity.min() == 255 or opacity.max() == 0:
-        return []
+    alpha = np.asarray(picture.getchannel("A")).astype(np.int64)
+    if alpha.min() == 255 or alpha.max() == 0:
+        return bool(alpha.min() != 255), None
     grey = np.asarray(picture.convert("RGB").convert("L")).astype(np.int64)
-    return [float((grey * opacity).sum() / opacity.sum())]
+    return True, float((grey * alpha).sum() / alpha.sum())
 
 
 def transparent_ones(cache: Cache, split: str, paths: list[str]) -> list[str]:
     """Those of `paths`, which say that they may be, that have a transparent pixel."""
-    found = in_each(cache, split, "opacity", paths, is_transparent)
-    return [path for path in paths if found.get(path) == [True]]
-
-
-def is_transparent(path: Path) -> list[bool]:
-    lowest, _ = load(path).getchannel("A").getextrema()
-    return [lowest != 255]
+    found = in_each(cache, split, "opacity", paths, opacity)
+    return [path for path in paths if path in found and found[path][0]]
 
 
 def coloured_ones(cache: Cache, split: str, paths: list[str]) -> list[str]:
     """Those of `paths` with a pixel that is not grey."""
     found = in_each(cache, split, "colour", paths, has_colour)
-    return [path for path in paths if found.get(path) == [True]]
+    return [path for path in paths if found.get(path)]
 
 
-def has_colour(path: Path) -> list[bool]:
+def has_colour(path: Path) -> bool:
     colours = np.asarray(load(path).convert("RGB"))
-    return [bool((colours != colours[:, :, :1]).any())]
+    return bool((colours != colours[:, :, :1]).any())
 
 
 def check_value_range(data: Data, cache: Cache, training: dict[str, Header]) -> None:

@@ -360,7 +360,7 @@ def test_drawings_and_16_bits_are_measured_once(tmp_path, monkeypatch, capsys):
             Image.fromarray(deep).save(tmp_path / name / f"deep {number}.png")
     data = folder(tmp_path, test=0, channels=1)
     first, said = load_splits(data, 0), capsys.readouterr().err
-    for name in ("brightness", "range_of"):
+    for name in ("opacity", "range_of"):
         monkeypatch.delattr(survey, name)
         monkeypatch.setattr(survey, name, None, raising=False)  # not to be called
     second = load_splits(data, 0)

@@ -157,6 +157,12 @@ KEYS = {
     "data={dataset: folder, channels: 2}": "data.channels = 2 is unknown (known: 1 or 3)",
     "data={dataset: folder, memory_limit: 4G}": "data.memory_limit = 4G",
     "data={dataset: folder, memory_limit: 0}": "data.memory_limit = 0",
+    "data.list=meta.csv": "data.list = meta.csv: cannot act on digits, only where data.dataset is",
+    "data.columns.label=kind": "data.columns = {path: path, label: kind}: cannot act without",
+    "data.extension=.jpg": "data.extension = .jpg: cannot act without data.list",
+    "data={dataset: csv, list: x, extension: jpg}": "data.extension = jpg: should be one such as",
+    "data={dataset: csv, list: x, delimiter: ab}": "data.delimiter = 'ab': should be one character",
+    "data={dataset: csv, list: x, encoding: utf-88}": "data.encoding = utf-88: should be one such",
     "data={dataset: folders}": "did you mean 'folder'",
 }
 

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import load_config
 from test_lists import FAST, picture
 
 from nanocnn.config.schema import Columns, Data
@@ -151,22 +150,6 @@ def test_a_column_that_stands_twice_is_refused_where_it_is_needed(tmp_path):
     table_of(tmp_path, [["a.png", "x", "y"]], header=["file", "kind", "kind"])
     with pytest.raises(UserError, match="has 2 columns 'kind'"):
         list_training(listed(tmp_path), 0, None)
-
-
-KEYS = {
-    "data.list=meta.csv": "data.list = meta.csv: cannot act on digits, only where data.dataset is",
-    "data.columns.label=kind": "data.columns = {path: path, label: kind}: cannot act without",
-    "data.extension=.jpg": "data.extension = .jpg: cannot act without data.list",
-    "data={dataset: csv, list: x, extension: jpg}": "data.extension = jpg: should be one such as",
-    "data={dataset: csv, list: x, delimiter: ab}": "data.delimiter = 'ab': should be one character",
-    "data={dataset: csv, list: x, encoding: utf-88}": "data.encoding = utf-88: should be one such",
-}
-
-
-@pytest.mark.parametrize("override", KEYS)
-def test_a_key_of_a_table_that_cannot_act_is_refused(override):
-    with pytest.raises(UserError, match=re.escape(KEYS[override])):
-        load_config("digits.yaml", [override])
 
 
 @pytest.mark.parametrize("name", ["train.csv", "meta.csv"])
