@@ -31,7 +31,8 @@ def warn_of_leaks(data: Data, splits: dict[str, Split], digests: dict[str, list[
     No test picture is opened. Images that are streamed are compared as check-data has kept them.
     """
     val, train = splits.get("val"), splits["train"]
-    if train.files is None or train is val:  # the same: train.overfit_batches
+    assert train.files is not None
+    if train is val:  # train.overfit_batches
         return
     root, background, paths = Path(data.root), train.files.background, train.files.paths
     kept = KeptThumbnails(data, background)

@@ -17,7 +17,6 @@ from torch import nn
 
 from nanocnn.config.schema import Config
 from nanocnn.images.augment import harmful
-from nanocnn.images.leaks import warn_of_leaks
 from nanocnn.images.report import print_data_report, print_places
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.table import size_text, summary
@@ -39,8 +38,10 @@ def announce(config: Config, data: TrainingData, model: nn.Module) -> None:
     print(f"{config.data.dataset}: {counts} images of {size_text(data.info.image_shape)}")
     print_data_report(data.splits, data.info, data.hashes)
     if data.splits["train"].files:
+        from nanocnn.images.leaks import warn_of_leaks  # of which other images need nothing
+
         print_places(config.data, data.info.classes)
-    warn_of_leaks(config.data, data.splits, data.hashes)
+        warn_of_leaks(config.data, data.splits, data.hashes)
     print(f"{config.model.name}: {summary(model, data.info.image_shape)}")
     if config.data.augment.until < 1:
         epochs = config.train.epochs

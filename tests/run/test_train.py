@@ -436,8 +436,8 @@ def test_a_run_imports_nothing_that_it_does_not_use(optimizer, tmp_path):
         " 'model={name: mlp, hidden: [16, 16]}']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end: print('code', end.code, "
-        "{'torch._dynamo', 'torchvision', 'matplotlib', 'sympy', 'sklearn.metrics'}"
-        " & set(sys.modules))"
+        "{'torch._dynamo', 'torchvision', 'matplotlib', 'sympy', 'sklearn.metrics',"
+        " 'nanocnn.images.overview'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
