@@ -40,7 +40,7 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     # here and not above, so that --help answers at once
     from model import MODELS
     from nanocnn.evaluation.evaluate import AverageFlips, evaluate
-    from nanocnn.evaluation.tables import figures
+    from nanocnn.evaluation.tables import figures, write_predictions
     from nanocnn.images.batches import Batches
     from nanocnn.networks.build import catalogue
     from nanocnn.networks.fused import fuse_pooling
@@ -71,10 +71,14 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     if not math.isfinite(evaluation.loss):
         raise UserError(f"{path}: its loss on these images is {evaluation.loss}: no result")
+    names = split.files.paths if split.files else None
+    temperature = (checkpoint["validation"] or {}).get("temperature")
+    if args.predictions:
+        write_predictions(args.predictions, evaluation, info.classes, names, temperature)
     return {
         "dataset": info.dataset,
         "split": args.split,
-        **figures(evaluation, split.labels, info.classes),
+        **figures(evaluation, info.classes, names, temperature),
         "checkpoint": str(path),
         "epoch": checkpoint["epoch"],
         "trained_on": trained_on(path.parent, split, info) if args.split != "train" else None,
@@ -132,6 +136,12 @@ def parse(arguments: Sequence[str]) -> Namespace:
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the report there too; - prints it alone"
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write a CSV file there: label, prediction and probabilities of every image",
     )
     parser.add_argument(
         "--data-root",
