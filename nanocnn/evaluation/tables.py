@@ -65,6 +65,7 @@ def mistakes(
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
     return [
         {
+            "index": i,
             "image": names[i] if names else i,
             "label": classes[truth[i]],
             "prediction": classes[found[i]],
