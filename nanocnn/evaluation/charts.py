@@ -53,35 +53,37 @@ def svg_of(chart: Any, title: str) -> str:
     return opening + label + text[text.index(">") :]
 
 
-def curves(rows: Sequence[dict[str, Any]]) -> str:
-    """Loss and accuracy by epoch, of lines of metrics.jsonl."""
-    chart, axes = figure(9, 3)
-    left, right = axes.inset_axes([0, 0, 0.44, 1]), axes.inset_axes([0.56, 0, 0.44, 1])
-    axes.axis("off")
+def curves(rows: Sequence[dict[str, Any]], key: str) -> str:
+    """The "loss" or "accuracy" by epoch, of lines of metrics.jsonl."""
+    chart, axes = figure(4.6, 3)
     epochs = [row["epoch"] for row in rows]
-    marker = "o" if len(rows) == 1 else None
-    for panel, key, scale in ((left, "loss", 1), (right, "accuracy", 100)):
-        for split, color in (("train", BLUE), ("val", ORANGE)):
-            values = [row[f"{split}_{key}"] for row in rows]
-            if any(value is not None for value in values):
-                shown = [np.nan if value is None else scale * value for value in values]
-                panel.plot(epochs, shown, color=color, label=split, marker=marker)
-        panel.set(xlabel="epoch", ylabel=key if scale == 1 else f"{key}, %")
-        panel.grid(alpha=0.25)
-        panel.legend(frameon=False)
-    return svg_of(chart, "Loss and accuracy of training and validation by epoch")
+    marker, scale = "o" if len(rows) == 1 else None, 100 if key == "accuracy" else 1
+    for split, color in (("train", BLUE), ("val", ORANGE)):
+        values = [row[f"{split}_{key}"] for row in rows]
+        if any(value is not None for value in values):
+            shown = [np.nan if value is None else scale * value for value in values]
+            axes.plot(epochs, shown, color=color, label=split, marker=marker)
+    axes.set(xlabel="epoch", ylabel=f"{key}, %" if scale == 100 else key)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return svg_of(chart, f"{key} of training and validation by epoch")
 
 
-def reliability(bins: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]) -> str:
-    """Accuracy by confidence, of images sorted by it, as they are judged and `before`."""
-    chart, axes = figure(4.2, 4)
-    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":", label="as it should be")
-    for points, color, label in ((before, ORANGE, "temperature 1"), (bins, BLUE, "calibrated")):
-        if points is not bins and list(before) == list(bins):
-            continue
+def reliability(bins: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]] | None) -> str:
+    """Accuracy by confidence, of images sorted by it; `before` the temperature too, if there is
+    one.
+    """
+    chart, axes = figure(4.6, 4)
+    lines = [(bins, BLUE, "network" if before is None else "calibrated")]
+    if before is not None:
+        lines.insert(0, (before, ORANGE, "without temperature"))
+    for points, color, label in lines:
         xs = [100 * each["confidence"] for each in points]
         ys = [100 * each["accuracy"] for each in points]
         axes.plot(xs, ys, color=color, marker="o", markersize=3.5, linewidth=1, label=label)
+    lowest = min(axes.get_xlim()[0], axes.get_ylim()[0])
+    axes.plot([lowest, 100], [lowest, 100], color=INK, linewidth=0.8, linestyle=":", label="ideal")
     axes.set(xlabel="confidence, %", ylabel="of these are right, %")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
@@ -90,7 +92,7 @@ def reliability(bins: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]
 
 def risk_by_coverage(points: Sequence[dict[str, Any]]) -> str:
     """The error among the images that the network is surest of."""
-    chart, axes = figure(4.2, 4)
+    chart, axes = figure(4.6, 4)
     xs = [100 * each["coverage"] for each in points]
     axes.plot(xs, [100 * each["risk"] for each in points], color=BLUE, marker="o", markersize=3.5)
     axes.set(xlabel="surest images, % of all", ylabel="of these are wrong, %", xlim=(0, 103))

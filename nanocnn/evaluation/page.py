@@ -47,17 +47,19 @@ def report_page(report: dict[str, Any], about: About, mistakes: Mistakes | None)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     calibration = report["calibration"]
+    is_fitted = calibration["temperature"] is not None
+    before = calibration["before"]["bins"] if is_fitted else None
     return template.render(
         title=about.title,
         report=readable(report),
         classes=classes,
         percent=percent,
         warnings=warnings_of(report),
-        curves=charts.curves(about.rows) if about.rows else "",
+        curves=[charts.curves(about.rows, key) for key in ("loss", "accuracy") if about.rows],
         matrix=charts.confusion_matrix(report["confusion"], classes),
         matrix_side=max(360, min(1060, 34 * len(classes))),
         pairs=hardest_pairs(report["confusion"], classes),
-        reliability=charts.reliability(calibration["bins"], calibration["before"]["bins"]),
+        reliability=charts.reliability(calibration["bins"], before),
         risk=charts.risk_by_coverage(report["risk_coverage"]["points"]),
         pictures=thumbnails(readable(report)["mistakes"], mistakes) if mistakes else [],
         maps=bool(mistakes and mistakes.maps is not None),
