@@ -66,7 +66,7 @@ def curves(rows: Sequence[dict[str, Any]], key: str) -> str:
     axes.set(xlabel="epoch", ylabel=f"{key}, %" if scale == 100 else key)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, labelcolor=INK)
     return svg_of(chart, f"{key} of training and validation by epoch")
 
 
@@ -86,7 +86,7 @@ def reliability(bins: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]
     axes.plot([lowest, 100], [lowest, 100], color=INK, linewidth=0.8, linestyle=":", label="ideal")
     axes.set(xlabel="confidence, %", ylabel="of these are right, %")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, labelcolor=INK)
     return svg_of(chart, "Accuracy by confidence")
 
 
