@@ -22,15 +22,14 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     # D. Brier (1950): squares over all classes, from 0 to 2
     brier = (probabilities**2).sum(axis=1) - 2 * true + 1
     log_loss = -np.log(np.maximum(true, SMALLEST))
-    found: dict[str, Any] = {
+    top = float((ranks(probabilities, labels) < TOP).mean()) if num_classes > MORE_THAN else None
+    return {
+        "top5_accuracy": top,
         "log_loss": interval_of_mean(log_loss),
         "brier": interval_of_mean(brier),
         **one_against_rest(probabilities, labels),
         "risk_coverage": risk_coverage(probabilities, labels),
     }
-    if num_classes > MORE_THAN:
-        found["top5_accuracy"] = float((ranks(probabilities, labels) < TOP).mean())
-    return found
 
 
 def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -148,7 +148,7 @@ def print_report(report: dict[str, Any]) -> None:
     print(f"accuracy {report['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})")
     for key, name in (("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1")):
         print(f"{name} {with_interval(report[key], '.2%')}")
-    if "top5_accuracy" in report:
+    if report["top5_accuracy"] is not None:
         print(f"top-{TOP} accuracy {report['top5_accuracy']:.2%}")
     print(f"loss {report['loss']:.4f}")
     print_probabilities(report)
