@@ -28,7 +28,12 @@ from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.startup import check_memory_limits, prepare_process
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from nanocnn.config.schema import Config, Data
+    from nanocnn.evaluation.page import Mistakes
+    from nanocnn.images.batches import Batches
     from nanocnn.images.splits import DataInfo, Split
 
 
@@ -41,11 +46,12 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     # here and not above, so that --help answers at once
     from model import MODELS
     from nanocnn.evaluation.evaluate import AverageFlips, evaluate
-    from nanocnn.evaluation.tables import figures
+    from nanocnn.evaluation.tables import figures, write_predictions
     from nanocnn.images.batches import Batches
     from nanocnn.networks.build import catalogue
     from nanocnn.networks.fused import fuse_pooling
     from nanocnn.networks.rewrite import Folding, fold_batch_norm
+    from nanocnn.run.page import write_page
     from nanocnn.run.restore import restore, trained_on
     from nanocnn.training.device import pick_computing
     from nanocnn.training.loss import build_loss
@@ -72,10 +78,15 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     if not math.isfinite(evaluation.loss):
         raise UserError(f"{path}: its loss on these images is {evaluation.loss}: no result")
-    return {
+    # what is said of it
+    names = split.files.paths if split.files else None
+    temperature = (checkpoint["validation"] or {}).get("temperature")
+    if args.predictions:
+        write_predictions(args.predictions, evaluation, info.classes, names, temperature)
+    report = {
         "dataset": info.dataset,
         "split": args.split,
-        **figures(evaluation, split.labels, info.classes),
+        **figures(evaluation, info.classes, names, temperature),
         "checkpoint": str(path),
         "epoch": checkpoint["epoch"],
         "trained_on": trained_on(path.parent, split, info) if args.split != "train" else None,
@@ -84,6 +95,31 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
         "evaluation_seconds": seconds,
         "average_flips": config.data.average_flips,
     }
+    if args.report:
+        pictures = None
+        if args.pictures:
+            pictures = pictures_of(report["mistakes"], model, batches, computing.precision)
+        write_page(report_file(path, args.split, ".html"), path, config, report, pictures)
+    return report
+
+
+def pictures_of(
+    mistakes: list[dict[str, Any]], model: nn.Module, batches: Batches, precision: torch.dtype
+) -> Mistakes | None:
+    """The pictures of these mistakes, and where `model` looked when it made them."""
+    import torch
+
+    from nanocnn.evaluation.occlusion import occlusion
+    from nanocnn.evaluation.page import Mistakes
+
+    if not mistakes:
+        return None
+    device = batches.labels.device
+    chosen = torch.tensor([each["index"] for each in mistakes], device=device)
+    images, _ = next(batches.read([chosen]))
+    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        found = occlusion(model, batches.normalise(images))
+    return Mistakes(images.cpu(), found)
 
 
 def read_split(run_dir: Path, config: Config, info: DataInfo, args: Namespace) -> Split:
@@ -140,6 +176,23 @@ def parse(arguments: Sequence[str]) -> Namespace:
         "--json", metavar="FILE", help="write the report there too; - prints it alone"
     )
     parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write a CSV file there: label, prediction and probabilities of every image",
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="write a page beside the checkpoint: test.html, which says it with pictures",
+    )
+    parser.add_argument(
+        "--no-pictures",
+        dest="pictures",
+        action="store_false",
+        help="of --report: no image is shown there",
+    )
+    parser.add_argument(
         "--data-root",
         type=os.path.expanduser,
         metavar="DIR",
@@ -169,10 +222,12 @@ def parse(arguments: Sequence[str]) -> Namespace:
             f"--skip-unreadable --split {args.split}: those are the images of the training, which "
             "data.skip_unreadable chose; allowed with --split test"
         )
-    if args.json not in (None, "-"):
-        copy = Path(args.json)
-        if copy.is_dir() or not copy.parent.is_dir():
-            raise UserError(f"--json {args.json}: should name a file in a folder that exists")
+    if not args.pictures and not args.report:
+        raise UserError("--no-pictures: cannot act without --report")
+    for option, name in (("--json", args.json), ("--predictions", args.predictions)):
+        copy = None if name in (None, "-") else Path(name)
+        if copy and (copy.is_dir() or not copy.parent.is_dir()):
+            raise UserError(f"{option} {name}: should name a file in a folder that exists")
     return args
 
 
@@ -202,7 +257,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"{path}: {report['correct']:,} of {report['n']:,} correct, "
                 f"{report['accuracy']:.2%}"
             )
-    result, files = reports[0], [report_file(path, args.split) for path in paths]
+    result, files = reports[0], [written_beside(path, args.split) for path in paths]
     if len(paths) > 1:
         seeds = mean_of_seeds([report["accuracy"] for report in reports])
         result = {key: reports[0][key] for key in ("dataset", "split", "n", "unreadable")} | {
@@ -233,14 +288,17 @@ def main(arguments: Sequence[str]) -> None:
         check_delivered()
 
 
-def report_file(path: Path, split: str) -> Path | None:
-    """Where the report on the checkpoint at `path` goes: beside it, if it lies in a run folder.
+def written_beside(path: Path, split: str) -> Path | None:
+    """The file of the report, which only a run folder is given."""
+    return report_file(path, split) if (path.parent / "config.yaml").exists() else None
+
+
+def report_file(path: Path, split: str, kind: str = ".json") -> Path:
+    """Where the report on the checkpoint at `path` goes: beside it.
 
     That on best.pt is test.json, that on last.pt test_last.json, and so on.
     """
-    if not (path.parent / "config.yaml").exists():
-        return None
-    return path.with_name(f"{split}.json" if path.stem == "best" else f"{split}_{path.stem}.json")
+    return path.with_name(f"{split}{kind}" if path.stem == "best" else f"{split}_{path.stem}{kind}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ class Evaluation(NamedTuple):
     loss: float  # the weighted mean over all images
     accuracy: float  # a fraction
     predictions: Tensor  # (N,) int64, on the CPU
+    logits: Tensor  # (N, classes) float32, on the CPU
+    labels: Tensor  # (N,) int64, on the CPU
 
 
 class AverageFlips(nn.Module):
@@ -46,11 +48,13 @@ def evaluate(
     """
     model.eval()
     sums: list[tuple[Tensor, Tensor | float]] = []
-    predictions, hits = [], []
+    kept, truth, predictions, hits = [], [], [], []
     for images, labels in batches:
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
-            logits = model(images)
-        sums.append(loss(logits.float(), labels))
+            logits = model(images).float()
+        sums.append(loss(logits, labels))
+        kept.append(logits.to("cpu", non_blocking=True))  # of many images they are large
+        truth.append(labels)
         predictions.append(logits.argmax(1))
         hits.append((predictions[-1] == labels).sum())
 
@@ -61,4 +65,6 @@ def evaluate(
         loss=total / weight,
         accuracy=sum(int(hit) for hit in hits) / len(found),
         predictions=found,
+        logits=torch.cat(kept),
+        labels=torch.cat(truth).cpu(),
     )

@@ -33,6 +33,7 @@ class Contents(BaseModel):
 class Validation(Contents):
     loss: float | None
     accuracy: Fraction | None
+    temperature: Annotated[float, Field(gt=0)] | None = None
 
 
 class Partial(Contents):

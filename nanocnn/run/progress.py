@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from nanocnn.evaluation.calibration import fit_temperature
 from nanocnn.evaluation.evaluate import Evaluation
 
 
@@ -15,7 +16,7 @@ class Progress:
     epoch: int = 0  # epochs done, with their validation
     step: int = 0  # steps done
     partial: dict[str, Any] | None = None  # sums of an epoch begun (see Record), None between two
-    validation: dict[str, float | None] | None = None  # loss and accuracy of the last epoch
+    validation: dict[str, float | None] | None = None  # of the last epoch
     val_losses: list[float] = field(default_factory=list)  # of all epochs done
     head: dict[str, float | None] | None = None  # validation of epoch 0, the head that was fitted
     best_epoch: int = 0
@@ -45,10 +46,14 @@ class Progress:
         return is_best
 
     def _judge(self, validation: Evaluation | None) -> bool:
-        self.validation = {"loss": None, "accuracy": None}
+        self.validation = {"loss": None, "accuracy": None, "temperature": None}
         score = (float(self.epoch), 0.0)
         if validation:
-            self.validation = {"loss": validation.loss, "accuracy": validation.accuracy}
+            self.validation = {
+                "loss": validation.loss,
+                "accuracy": validation.accuracy,
+                "temperature": fit_temperature(validation.logits, validation.labels),
+            }
             score = (validation.accuracy, -validation.loss)
         is_best = score > self.best_score
         if is_best:

@@ -95,8 +95,6 @@ train.py data.augment=flip
 train.py --config adam.yaml
 train.py --config deep.yaml
 train.py --run-dir run
-test.py --report
-test.py --report out.json
 test.py --gpus 0
 test.py --no-cuda
 test.py --device cuda:0

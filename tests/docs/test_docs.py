@@ -386,7 +386,7 @@ def test_a_run_folder_and_a_report_hold_what_is_said_of_them(small_run, script):
         name: row[1] for row in table(PAGES["runs/README.md"])[1:] for name in row[0].split(", ")
     }
     run = small_run / "runs" / "mine"
-    result = script("test.py", "--ckpt", run)
+    result = script("test.py", "--ckpt", run, "--report")
     assert result.code == 0, result.error
     held = [path.name for path in run.iterdir()]
     assert not [name for name in held if not any(fnmatch(name, pattern) for pattern in rows)]

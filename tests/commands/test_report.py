@@ -1,0 +1,86 @@
+"""What test.py writes beside its figures: the page, and a file of predictions."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from nanocnn.run.checkpoint import load_checkpoint
+
+QUICK = ["train.epochs=1", "data.limit=300", "--run-dir", "run"]
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    with Path(name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_are_those_that_the_figures_count(script, digits_run):
+    done = script("test.py", "--ckpt", digits_run, "--predictions", "p.csv", "--json", "t.json")
+    assert done.code == 0, done.error
+    report, rows = json.loads(Path("t.json").read_text()), rows_of("p.csv")
+    assert [row["image"] for row in rows] == [str(i) for i in range(359)]
+    assert sum(row["label"] == row["prediction"] for row in rows) == report["correct"]
+    for row in rows:
+        likely = [float(row[str(digit)]) for digit in range(10)]
+        assert sum(likely) == pytest.approx(1, abs=1e-4)
+        assert max(likely) == float(row["confidence"]) == float(row[row["prediction"]])
+    wrong = sorted(float(r["confidence"]) for r in rows if r["label"] != r["prediction"])[::-1]
+    assert [each["confidence"] for each in report["mistakes"]] == pytest.approx(wrong, rel=1e-4)
+
+
+def test_the_temperature_is_that_of_the_checkpoint(script):
+    assert script("train.py", *QUICK, "data.limit=null", "train.epochs=2").code == 0
+    kept = load_checkpoint(Path("run/best.pt"))["validation"]["temperature"]
+    assert script("test.py", "--ckpt", "run").code == 0
+    found = json.loads(Path("run/test.json").read_text())["calibration"]
+    assert found["temperature"] == kept and kept > 0
+    assert found["ece"] != found["before"]["ece"]
+
+
+def test_without_enough_validation_images_there_is_no_temperature(script):
+    assert script("train.py", *QUICK, "data.validation=99").code == 0
+    done = script("test.py", "--ckpt", "run")
+    found = json.loads(Path("run/test.json").read_text())["calibration"]
+    assert found["temperature"] is None and found["ece"] == found["before"]["ece"]
+    assert "100 validation images" in done.out
+
+
+def test_the_page_stands_beside_the_report(script, digits_run):
+    done = script("test.py", "--ckpt", digits_run, "--report")
+    assert done.code == 0, done.error
+    page = Path(digits_run, "test.html").read_text(encoding="utf-8")
+    report = json.loads(Path(digits_run, "test.json").read_text())
+    assert f"{report['accuracy']:.2%}" in page and "data:image/png" in page
+    assert script("test.py", "--ckpt", digits_run, "--report", "--no-pictures").code == 0
+    assert "data:image" not in Path(digits_run, "test.html").read_text().split("surest mistakes")[1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_planted_wrong_label_is_among_the_first_mistakes(script, digit_pictures, channels):
+    root = digit_pictures({"train": 450, "test": 60})
+    first = next((root / "test" / "digit 0").iterdir())
+    first.rename(root / "test" / "digit 1" / "planted.png")
+    own = ["data.dataset=folder", f"data.root={root}", f"data.channels={channels}"]
+    assert script("train.py", *own, "train.epochs=8", "--run-dir", "run").code == 0
+    done = script("test.py", "--ckpt", "run", "--report")
+    assert done.code == 0, done.error
+    wrong = json.loads(Path("run/test.json").read_text())["mistakes"]
+    places = [place for place, each in enumerate(wrong) if each["image"].endswith("planted.png")]
+    assert places and places[0] < 3
+    assert wrong[places[0]]["label"] == "digit 1" and wrong[places[0]]["prediction"] == "digit 0"
+    assert "planted.png" in Path("run/test.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--no-pictures"], "--report"),
+        (["--predictions", "nowhere/p.csv"], "nowhere/p.csv"),
+        (["--predictions", "."], "--predictions ."),
+    ],
+)
+def test_options_that_cannot_act_are_refused(script, digits_run, options, said):
+    done = script("test.py", "--ckpt", digits_run, *options)
+    assert done.code == 2 and said in done.error
