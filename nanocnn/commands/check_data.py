@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nanocnn.config.load import Draft
-    from nanocnn.config.schema import Config
-    from nanocnn.images.overview import Section
+    from nanocnn.config.schema import Config, Data
+    from nanocnn.images.overview import Overview, Section
     from nanocnn.images.training_data import TrainingData
     from nanocnn.training.learner import Learner
 
@@ -91,9 +91,10 @@ def check(draft: Draft, labels: bool = False, out: Path | None = None) -> Path:
     keep_what_is_compared(config.data, overview)
     rows: list[tuple[str, ...]] = []
     if learner:
-        from nanocnn.experiments.suspects import correction_rows, suspect_section, suspects_among
+        from nanocnn.experiments.suspects import correction_rows, rank, suspect_section
 
-        suspects = suspects_among(learner, chain(data.train, data.val or ()))
+        features = learner.features(chain(data.train, data.val or ()))
+        suspects = rank(features, groups_in(config.data, overview, len(features.labels)))
         sections.append(suspect_section(overview, suspects))
         rows = correction_rows(overview, suspects)
     title = config.data.root if overview.files else data.info.dataset
@@ -113,36 +114,49 @@ def check(draft: Draft, labels: bool = False, out: Path | None = None) -> Path:
 
 
 def read_images(draft: Draft, labels: bool) -> tuple[Config, TrainingData, Learner | None]:
-    """The training images as `draft` has them, those that can be read; with `labels` the network
-    that it begins with.
+    """The training images as `draft` has them, those that can be read, prepared as the weights of
+    its network ask for; with `labels` that network.
 
-    No model.py is run. Raises UserError for a network that begins with no weights.
+    No model.py is run. Raises UserError where there are `labels` and no weights.
     """
     from nanocnn.config.schema import OWN_IMAGES, Config
     from nanocnn.images.training_data import TrainingData
 
-    if not labels:
-        config = readable_config(Config.model_validate(draft.values), OWN_IMAGES)
+    config = Config.model_validate(draft.values)
+    if not labels and config.model.name.partition(".")[0] not in ("timm", "torchvision"):
+        config = readable_config(config, OWN_IMAGES)
         return config, TrainingData(config), None
     from nanocnn.networks.build import build_network, catalogue
     from nanocnn.networks.zoo import ZOO
-    from nanocnn.run.origin import first_weights
+    from nanocnn.run.origin import expected_preprocessing, first_weights
     from nanocnn.training.device import pick_computing
     from nanocnn.training.learner import Learner
 
     networks = catalogue(ZOO)
     config = readable_config(draft.check(networks), OWN_IMAGES)
-    computing = pick_computing(config)
+    if not labels:
+        prepared = {"data": config.data.prepared(expected_preprocessing(config))}
+        config = config.model_copy(update=prepared)
+        return config, TrainingData(config), None
     weights, preprocessing = first_weights(config, None)
     if weights is None:
         raise UserError(
             f"--labels: the network {config.model.name} begins with no weights, so it knows "
             "nothing of images; type --config photos.yaml, or model.weights=FILE"
         )
+    computing = pick_computing(config)
     data = TrainingData(config, computing.device, preprocessing)
+    config = config.model_copy(update={"data": config.data.prepared(preprocessing)})
     shape, classes = data.info.image_shape, len(data.info.classes)
     model = build_network(config, networks, shape, classes, weights=weights)
     return config, data, Learner(model, config, data.info, computing)
+
+
+def groups_in(data: Data, overview: Overview, count: int) -> list[str] | None:
+    """The groups of the first `count` images, those of train and val; None where none are told."""
+    from nanocnn.images.listing import groups_of
+
+    return groups_of(data, overview.names[:count]) if data.has_groups else None
 
 
 def readable_config(config: Config, own: Sequence[str]) -> Config:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         run("-m", "nanocnn", "check-data", *options)
         run(str(train), *options, "--run-dir", str(folder))
-        run(str(test), "--ckpt", str(folder))
+        run(str(test), "--ckpt", str(folder), "--report")
     finally:
         remove_empty(made)  # where nothing was trained
 

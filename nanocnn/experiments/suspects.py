@@ -1,14 +1,13 @@
 """Labels that may be wrong: those which a classifier that has not seen them finds least likely."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from nanocnn.images.overview import Overview, Section
 from nanocnn.training.head import Features
-from nanocnn.training.learner import Learner
 
 FOLDS = 5
 STRENGTH = 0.001  # scikit-learn's C, by benchmarks.suspects: features are of variance 1
@@ -21,38 +20,57 @@ class Suspect(NamedTuple):
     confidence: float  # the probability of the label that it has
 
 
-def suspects_among(learner: Learner, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Suspect]:
-    """All images of the `batches` as `rank` has them, by what the network makes of them."""
-    return rank(learner.features(batches))
-
-
-def rank(found: Features) -> list[Suspect]:
+def rank(found: Features, groups: Sequence[str] | None = None) -> list[Suspect]:
     """Every image, the most suspicious first, but for those alone in their class.
 
     The measure is the self-confidence of C. Northcutt, L. Jiang and I. Chuang, Confident Learning:
     Estimating Uncertainty in Dataset Labels (2021): the probability that a logistic regression on
-    the other folds gives to the label.
+    the other folds gives to the label. A group is in one fold, and alone where no other has its
+    class: else a picture would vouch for the wrong label of the next one.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     labels = found.labels.numpy()
-    several = np.bincount(labels)[labels] > 1  # of others nothing is known
+    units = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    pairs = np.unique(np.stack([labels, units]), axis=1)  # of classes and the groups that have them
+    several = np.bincount(pairs[0])[labels] > 1  # of others nothing is known
     places = np.flatnonzero(several)
-    values, labels = found.values.numpy()[several], labels[several]
-    classes, counts = np.unique(labels, return_counts=True)
+    values, labels, units = found.values.numpy()[several], labels[several], units[several]
+    classes = np.unique(labels)
     if len(classes) < 2:
         return []
-    # of a rare class too each fold has one, and the others another
-    folds = StratifiedKFold(min(FOLDS, int(counts.min())), shuffle=True, random_state=0)
+    folds = folds_of(labels, units)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
-    predicted = cross_val_predict(classifier, values, labels, cv=folds, method="predict_proba")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a class that one fold has all of
+        predicted = cross_val_predict(classifier, values, labels, cv=folds, method="predict_proba")
     confidence = predicted[np.arange(len(labels)), np.searchsorted(classes, labels)]
+    known = np.zeros(len(labels), bool)
+    for others, fold in folds:
+        known[fold] = np.isin(labels[fold], labels[others])
     order = np.argsort(confidence, kind="stable")
     likeliest = classes[predicted.argmax(1)]
-    return [Suspect(int(places[i]), int(likeliest[i]), float(confidence[i])) for i in order]
+    return [
+        Suspect(int(places[i]), int(likeliest[i]), float(confidence[i])) for i in order if known[i]
+    ]
+
+
+def folds_of(labels: np.ndarray, units: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Indices of (all others, a fold), FOLDS of them at most, in which all of a unit is together
+    and, as far as that allows, each class has its share.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if len(np.unique(units)) == len(units):
+        # of a rare class too each fold has one, and the others another
+        count = min(FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
+        return [*StratifiedKFold(count, shuffle=True, random_state=0).split(labels, labels)]
+    count = min(FOLDS, len(np.unique(units)))
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
+    return [*folds.split(labels, labels, units)]
 
 
 def suspect_section(overview: Overview, suspects: Sequence[Suspect]) -> Section:

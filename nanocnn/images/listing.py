@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,6 +114,14 @@ def pictures_of(
         paths = [path for some in found.values() for path in some]
         group_of = dict(zip(paths, groups_by_pattern(data.group, paths), strict=True))
     return found, group_of or None
+
+
+def groups_of(data: Data, paths: Sequence[str]) -> list[str]:
+    """The group of each of `paths`, of whatever split, for data.group or its column."""
+    known: dict[str, str] = {}
+    for split, where in layout(data).places.items():
+        known |= pictures_of(data, split, where)[1] or {}
+    return [known[path] for path in paths]
 
 
 def own_groups(data: Data) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
 """A file of decoded pictures: their pixels, and behind them what is known of them, with its
 checksum.
 
-The pixels of each picture have a hash of their own, which is compared whenever they are read. They
+The pixels of each picture have a CRC-32 of their own, which is compared whenever they are read: it
+takes a fifth of the time of the hash by which pictures are told apart, and that is kept too. They
 are read and not mapped: where a file is cut short a map of it ends the whole process.
 """
 
@@ -9,17 +10,19 @@ import hashlib
 import json
 import os
 import struct
+import zlib
 from io import FileIO
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
-from nanocnn.images.content import HASH_BYTES, hashes, histogram
+from nanocnn.images.content import HASH_BYTES, histogram
 from nanocnn.images.pictures import Contents, Put, in_threads
 
-MARK = b"nanocnn pixels 1"
-END = struct.Struct("<QQ32s16s")  # lengths of facts and of hashes, SHA-256 of both, MARK
+MARK = b"nanocnn pixels 2"
+END = struct.Struct("<QQ32s16s")  # lengths of facts and of digests, SHA-256 of both, MARK
+CRC = np.dtype("<u4")
 BLOCK = 16_000_000  # bytes that a thread reads at a time, at most
 
 
@@ -32,7 +35,7 @@ class PixelWriter:
 
     def __init__(self, file: FileIO, count: int, shape: tuple[int, int, int]):
         self.file, self.shape, self.lock = file, shape, Lock()
-        self.hashes = np.zeros((count, HASH_BYTES), np.uint8)
+        self.hashes, self.crcs = np.zeros((count, HASH_BYTES), np.uint8), np.zeros(count, CRC)
         self.written, self.plain = np.zeros(count, bool), np.zeros(count, bool)
         self.histogram = np.zeros((shape[0], 256), np.int64)
         self.error: OSError | None = None  # the first; nothing is written after it
@@ -44,8 +47,10 @@ class PixelWriter:
             try:
                 for row, image in zip(rows.tolist(), images, strict=True):
                     if self.error is None:
+                        content = np.ascontiguousarray(image).data.cast("B")
+                        self.crcs[row] = zlib.crc32(content)
                         self.file.seek(row * size)
-                        self.write(np.ascontiguousarray(image).data.cast("B"))
+                        self.write(content)
             except OSError as error:
                 self.error = error
 
@@ -81,7 +86,7 @@ class PixelWriter:
             "plain": np.flatnonzero(self.plain).tolist(),
             "histogram": self.histogram.tolist(),
         }
-        text, digests = json.dumps(facts).encode(), self.hashes.tobytes()
+        text, digests = json.dumps(facts).encode(), self.hashes.tobytes() + self.crcs.tobytes()
         self.file.seek(0, os.SEEK_END)
         checksum = hashlib.sha256(text + digests).digest()
         self.write(text + digests + END.pack(len(text), len(digests), checksum, MARK))
@@ -100,20 +105,22 @@ class PixelFile:
         end = self.read_at(max(0, whole - END.size), min(whole, END.size))
         if len(end) < END.size:
             raise DamagedError
-        length, length_of_hashes, checksum, mark = END.unpack(end)
-        start = whole - END.size - length - length_of_hashes
+        length, length_of_digests, checksum, mark = END.unpack(end)
+        start = whole - END.size - length - length_of_digests
         if mark != MARK or start < 0:
             raise DamagedError
-        known = self.read_at(start, length + length_of_hashes)
+        known = self.read_at(start, length + length_of_digests)
         if hashlib.sha256(known).digest() != checksum:
             raise DamagedError
         facts = json.loads(known[:length])
-        self.hashes = known[length:]
         self.count, self.shape = facts["count"], tuple(facts["shape"])
         self.plain, self.histogram = set(facts["plain"]), np.array(facts["histogram"])
         self.size = int(np.prod(self.shape))  # of a picture
-        if start != self.count * self.size or length_of_hashes != self.count * HASH_BYTES:
+        of_hashes, of_crcs = self.count * HASH_BYTES, self.count * CRC.itemsize
+        if (start, length_of_digests) != (self.count * self.size, of_hashes + of_crcs):
             raise DamagedError
+        self.hashes = known[length : length + of_hashes]
+        self.crcs = np.frombuffer(known, CRC, offset=length + of_hashes)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """What stands there, or less where the file ends. Raises OSError."""
@@ -141,11 +148,12 @@ class PixelFile:
         """Read the pictures at these `rows` into `images`, and tell which of them are damaged."""
         damaged = []
         for place, (image, row) in enumerate(zip(images, rows.tolist(), strict=True)):
+            pixels = memoryview(image.reshape(-1))
             try:
-                self.read_into(memoryview(image.reshape(-1)), row * self.size)
+                is_whole = self.read_into(pixels, row * self.size) == self.size
             except OSError:  # a bad block
-                image[:] = 0
-            if hashes(image[None])[0] != self.hash_of(row):
+                is_whole = False
+            if not is_whole or zlib.crc32(pixels) != self.crcs[row]:
                 damaged.append(place)
         return damaged
 

@@ -21,6 +21,7 @@ from nanocnn.system.files import replacing
 
 COLUMNS = ("path", "split", "label", "suggested", "confidence", "new_label")  # the last is yours
 NEEDED = ("path", "new_label")
+HERE = "./"
 
 
 class Correction(NamedTuple):
@@ -53,7 +54,8 @@ def read_corrections(data: Data) -> dict[str, Correction]:
             label = row["new_label"].strip()
             if not label:
                 continue
-            path = below_root(Path(data.root), row["path"], line, outside=data.list is not None)
+            typed = row["path"].removeprefix(HERE) if is_formula(row["path"][2:]) else row["path"]
+            path = below_root(Path(data.root), typed, line, outside=data.list is not None)
             if path not in known:
                 raise UserError(f"{line}: {path!r} is no picture that {data.root} lists")
             if path in found:
@@ -130,10 +132,20 @@ def warn_of_other_corrections(data: Data, sha256: str) -> None:
         )
 
 
+def is_formula(cell: str) -> bool:
+    """Whether a spreadsheet would compute it instead of showing it."""
+    return cell.startswith(("=", "+", "-", "@", "\t"))
+
+
 def write_corrections(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write a list to be completed: of each picture all COLUMNS but the last, which stays empty."""
+    """Write a list to be completed: of each picture all COLUMNS but the last, which stays empty.
+
+    A path that a spreadsheet would take for a formula begins with `./`.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([COLUMNS, *([*row, ""] for row in rows)])
+    writer.writerow(COLUMNS)
+    for name, *others in rows:
+        writer.writerow([f"{HERE}{name}" if is_formula(name) else name, *others, ""])
     with replacing(path) as file:
         file.write(text.getvalue().encode(errors="surrogateescape"))

@@ -74,12 +74,15 @@ def preprocessing(architecture: str, source: str) -> Preprocessing:
     )
 
 
+def name_with(architecture: str, tag: str | None) -> str:
+    """timm's name of a network with the weights that it calls `tag`, by default its own."""
+    return f"{architecture.partition('.')[0]}.{tag}" if tag else architecture
+
+
 def published(architecture: str, tag: str | None = None) -> Weights:
     """The weights of that name, fetched from the hub where they are not here yet."""
     timm = import_timm()
-    name, tags = architecture, tags_of(architecture.partition(".")[0])
-    if tag:
-        name = f"{architecture.partition('.')[0]}.{tag}"
+    name, tags = name_with(architecture, tag), tags_of(architecture.partition(".")[0])
     if not tags or (tag and tag not in tags):
         what = f"weights = {tag}: neither a file, a run folder nor" if tag else "pretrained:"
         raise UserError(

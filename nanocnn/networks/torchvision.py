@@ -100,15 +100,8 @@ def preprocessing(architecture: str, source: str, sha256: str = "") -> Preproces
 def published(architecture: str, name: str = "DEFAULT") -> Weights:
     """torchvision's weights of that name, fetched where they are not here yet."""
     import torch
-    import torchvision
 
-    known = torchvision.models.get_model_weights(architecture)
-    if name not in known.__members__:
-        raise UserError(
-            f"model.weights = {name}: neither a file, a run folder nor weights of "
-            f"torchvision.{architecture}{did_you_mean(name, known.__members__)}"
-        )
-    member = known[name]
+    member = member_called(architecture, name)
     try:
         tensors = member.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     except (OSError, RuntimeError) as error:  # the latter of a checksum
@@ -117,6 +110,24 @@ def published(architecture: str, name: str = "DEFAULT") -> Weights:
             f"the weights of {architecture} could not be downloaded ({error}): fetch {member.url} "
             f"where there is a network, and put it into {folder} or type model.weights=FILE"
         ) from None
+    return Weights(tensors, expected_by(architecture, name))
+
+
+def expected_by(architecture: str, name: str = "DEFAULT") -> Preprocessing:
+    """What torchvision's weights of that name expect; nothing is fetched."""
+    member = member_called(architecture, name)
     source = f"torchvision's {architecture} {member.name}"
-    expected = preprocessing(architecture, source, member.url.rpartition("-")[2][:8])
-    return Weights(tensors, expected)
+    return preprocessing(architecture, source, member.url.rpartition("-")[2][:8])
+
+
+def member_called(architecture: str, name: str) -> Any:
+    """torchvision's entry of these weights. Raises UserError where it has none of that name."""
+    import torchvision
+
+    known = torchvision.models.get_model_weights(architecture)
+    if name not in known.__members__:
+        raise UserError(
+            f"model.weights = {name}: neither a file, a run folder nor weights of "
+            f"torchvision.{architecture}{did_you_mean(name, known.__members__)}"
+        )
+    return known[name]

@@ -65,6 +65,19 @@ def find_weights(config: Config) -> Weights | None:
     raise UserError(f"model.weights = {typed}: no such file or run folder")
 
 
+def expected_preprocessing(config: Config) -> Preprocessing | None:
+    """How the weights of `config.model` expect images; none is fetched for it."""
+    typed = getattr(config.model, "weights", None)
+    family, _, architecture = config.model.name.partition(".")
+    is_published = family in ("timm", "torchvision") and not (typed and Path(typed).exists())
+    if not is_published or not (typed or getattr(config.model, "pretrained", False)):
+        weights = find_weights(config)
+        return weights.preprocessing if weights else None
+    if family == "timm":
+        return timm.preprocessing(timm.name_with(architecture, typed), "")
+    return torchvision.expected_by(architecture, typed or "DEFAULT")
+
+
 def is_run(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and is_sealed(path))
 

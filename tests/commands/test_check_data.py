@@ -126,6 +126,27 @@ def test_changed_labels_are_the_first_suspects():
     assert [suspect.confidence for suspect in found] == sorted(s.confidence for s in found)
 
 
+def test_pictures_of_one_group_do_not_vouch_for_each_other():
+    pixels, labels = (torch.from_numpy(each) for each in load_digits(return_X_y=True))
+    pixels, labels = pixels[:900].repeat_interleave(3, 0).float(), labels[:900].clone()
+    labels[::36] = (labels[::36] + 1) % 10
+    labels = labels.repeat_interleave(3)
+    groups = [f"g{place // 3:03d}" for place in range(len(labels))]
+
+    def share_found(groups):
+        first = rank(Features(pixels, labels), groups)[:75]
+        return sum(suspect.place // 3 % 36 == 0 for suspect in first) / 75
+
+    assert share_found(groups) > 0.7 > share_found(None)
+
+
+def test_a_class_in_one_group_is_not_ranked():
+    values = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0] * 10 + [2] * 10 + [1] * 4)
+    groups = [f"{place // 2}" for place in range(20)] + ["alone"] * 4
+    assert {suspect.place for suspect in rank(Features(values, labels), groups)} == {*range(20)}
+
+
 def test_what_is_alone_in_its_class_is_not_ranked_and_one_class_has_no_suspects():
     values = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0] * 10 + [2] * 9 + [1])
@@ -161,7 +182,9 @@ def test_photos_looks_trains_and_judges(digit_pictures, script, tmp_path):
     options = [str(root), LITE0, "data.image_size=32", "--run-dir", "run"]
     result = script("nanocnn", "photos", *options)
     assert result.code == 0 and "train.epochs" in result.out and "$ python" in result.out
-    assert (tmp_path / "run" / "test.json").is_file()
+    assert (tmp_path / "run" / "test.json").is_file() and (tmp_path / "run/test.html").is_file()
+    decoded = [path.name for path in (root / ".nanocnn-cache").glob("train-*")]
+    assert len(decoded) == 1  # check-data has seen what the network was trained on
     assert list(tmp_path.glob("runs/photos/check_data_*/index.html"))
 
 

@@ -7,6 +7,7 @@ from conftest import load_config
 
 from nanocnn.config.schema import Data
 from nanocnn.images.carving import list_training
+from nanocnn.images.relabel import read_corrections, write_corrections
 from nanocnn.images.splits import class_names
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.system.errors import UserError
@@ -51,6 +52,21 @@ def test_labels_change_by_path_and_splits_do_not(tmp_path, folder):
         assert list(after) == list(before)
         assert {key for key in before if before[key] != after[key]} == {(split, path)}
         assert after[split, path] == "digit 2"
+
+
+def test_no_path_in_a_list_of_corrections_is_a_formula(tmp_path, digit_pictures):
+    root = digit_pictures({"train": 30})
+    for number, folder in enumerate(sorted((root / "train").iterdir())):
+        folder.rename(root / f"{'=+-@'[number % 4]}{folder.name}")
+    (root / "train").rmdir()
+    data = Data(dataset="folder", root=str(root), validation=6, test=0.2)
+    path = list_training(data, 0, None)["train"].paths[0]
+    file = tmp_path / "corrections.csv"
+    write_corrections(file, [(path, "train", path.split("/")[0], "", "")])
+    text = file.read_text()
+    assert f"\n./{path}," in text
+    write(file, text.rstrip("\n") + "-digit 2\n")
+    assert read_corrections(data.model_copy(update={"relabel": str(file)})).keys() == {path}
 
 
 def test_a_line_without_a_new_label_says_nothing(tmp_path, folder):
