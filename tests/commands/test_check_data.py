@@ -13,7 +13,7 @@ from conftest import load_config
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from nanocnn.experiments.suspects import rank
+from nanocnn.experiments.suspects import folds_of, rank
 from nanocnn.images.decode import load
 from nanocnn.training.head import Features
 
@@ -126,18 +126,12 @@ def test_changed_labels_are_the_first_suspects():
     assert [suspect.confidence for suspect in found] == sorted(s.confidence for s in found)
 
 
-def test_pictures_of_one_group_do_not_vouch_for_each_other():
-    pixels, labels = (torch.from_numpy(each) for each in load_digits(return_X_y=True))
-    pixels, labels = pixels[:900].repeat_interleave(3, 0).float(), labels[:900].clone()
-    labels[::36] = (labels[::36] + 1) % 10
-    labels = labels.repeat_interleave(3)
-    groups = [f"g{place // 3:03d}" for place in range(len(labels))]
-
-    def share_found(groups):
-        first = rank(Features(pixels, labels), groups)[:75]
-        return sum(suspect.place // 3 % 36 == 0 for suspect in first) / 75
-
-    assert share_found(groups) > 0.7 > share_found(None)
+def test_a_group_is_in_one_fold_so_that_its_pictures_do_not_vouch_for_each_other():
+    labels = np.arange(200) % 4
+    units = np.random.default_rng(0).integers(0, 30, 200)
+    folds = folds_of(labels, units)
+    assert sorted(place for _, fold in folds for place in fold) == [*range(200)]
+    assert all(not {*units[others]} & {*units[fold]} for others, fold in folds)
 
 
 def test_a_class_in_one_group_is_not_ranked():
@@ -183,7 +177,7 @@ def test_photos_looks_trains_and_judges(digit_pictures, script, tmp_path):
     result = script("nanocnn", "photos", *options)
     assert result.code == 0 and "train.epochs" in result.out and "$ python" in result.out
     assert (tmp_path / "run" / "test.json").is_file() and (tmp_path / "run/test.html").is_file()
-    decoded = [path.name for path in (root / ".nanocnn-cache").glob("train-*")]
+    decoded = [path.name for path in (root / ".nanocnn-cache").glob("train-*.pixels")]
     assert len(decoded) == 1  # check-data has seen what the network was trained on
     assert list(tmp_path.glob("runs/photos/check_data_*/index.html"))
 
