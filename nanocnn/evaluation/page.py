@@ -37,6 +37,7 @@ class About(NamedTuple):
     config: str  # as YAML
     commands: str
     facts: str  # of machine and versions, a line
+    remarks: Sequence[str] = ()  # at the end of its training
 
 
 def report_page(report: dict[str, Any], about: About, mistakes: Mistakes | None) -> str:
@@ -67,6 +68,7 @@ def report_page(report: dict[str, Any], about: About, mistakes: Mistakes | None)
         config=about.config,
         commands=about.commands,
         facts=about.facts,
+        remarks=about.remarks,
     )
 
 

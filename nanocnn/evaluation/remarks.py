@@ -17,6 +17,7 @@ FELL = 0.9  # of what it was, is what a loss has that still falls
 ROSE = 0.05  # of the first epoch's, is a rise of the training loss
 STILL_HIGH = 0.5  # of the highest learning rate: lower ones let the loss fall at the end anyway
 MOST_DEAD = 0.5
+FEWEST_STEPS = 20  # of training, before which there is nothing to see
 ENOUGH = 10  # images of a class, that a missing prediction says something
 NAMED = 5
 
@@ -33,6 +34,8 @@ def remarks(
     units of each ReLU are `dead`.
     """
     trained = [row for row in rows if row["epoch"] > 0]  # 0 is that of a fitted head
+    if not trained or trained[-1]["step"] < FEWEST_STEPS:
+        return []
     judged = [row for row in trained if row["val_loss"] is not None]
     found = [by_heart(judged), still_falling(judged), rose_in_warm_up(trained)]
     found += [never_predicted(confusion, classes) if confusion else None, half_dead(dead)]

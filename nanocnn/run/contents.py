@@ -136,6 +136,7 @@ class Facts(Contents):
     resumed: list[Resumed] = []
     threads: Annotated[int, Field(ge=1)] | None = None
     seconds: dict[str, Seconds]
+    remarks: list[str] = []
 
 
 class Row(Contents):

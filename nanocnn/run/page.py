@@ -6,9 +6,9 @@ from typing import Any
 
 from nanocnn.config.schema import Config, to_yaml
 from nanocnn.evaluation.page import About, Mistakes, report_page
-from nanocnn.run.contents import Row, parse_json
 from nanocnn.run.folder import read_facts
-from nanocnn.system.files import read_file, replacing
+from nanocnn.run.rows import read_rows
+from nanocnn.system.files import replacing
 from nanocnn.system.output import one_line
 
 
@@ -25,10 +25,9 @@ def about(checkpoint: Path, config: Config, split: str) -> About:
     """What the folder of a checkpoint says of its run; of a checkpoint alone the config."""
     folder = checkpoint.parent
     is_run = (folder / "config.yaml").is_file()
-    rows, facts = [], ""
-    if is_run and (folder / "metrics.jsonl").is_file():
-        metrics = read_file(folder / "metrics.jsonl")
-        rows = [row for line in metrics.splitlines() if (row := parse_json(line, Row))]
+    rows, facts, remarks = [], "", []
+    if is_run:
+        rows = read_rows(folder / "metrics.jsonl")
     if is_run and (folder / "run.json").is_file():
         known = read_facts(folder)
         versions = known.get("versions", {})
@@ -36,8 +35,10 @@ def about(checkpoint: Path, config: Config, split: str) -> About:
         seconds = sum(known["seconds"].values())
         where = [str(known[key]) for key in ("device", "precision", "platform") if key in known]
         facts = ", ".join([*named, *where, f"{seconds:,.0f} s in all"])
+        remarks = known.get("remarks", [])
     name = shlex.quote(str(folder if is_run and checkpoint.stem == "best" else checkpoint))
     lines = [f"python train.py --config {shlex.quote(str(folder / 'config.yaml'))}"] * is_run
     lines.append(f"python test.py --ckpt {name}{'' if split == 'test' else f' --split {split}'}")
     title = f"{config.name}: {config.model.name} on {config.data.dataset}"
-    return About(one_line(title), rows, to_yaml(config), "\n".join(map(one_line, lines)), facts)
+    commands = "\n".join(map(one_line, lines))
+    return About(one_line(title), rows, to_yaml(config), commands, facts, [*map(one_line, remarks)])

@@ -31,6 +31,13 @@ def keep_rows(path: Path, epochs: int, has_head: bool = False) -> None:
         file.writelines(rows[epoch] + b"\n" for epoch in sorted(rows))
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines that are whole; none without a file."""
+    if not path.is_file():
+        return []
+    return [row for line in read_file(path).splitlines() if (row := parse_json(line, Row))]
+
+
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
     """A row of metrics.jsonl for people."""
     val_loss, val_accuracy = row["val_loss"], row["val_accuracy"]

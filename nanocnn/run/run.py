@@ -12,6 +12,7 @@ from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.images.stream import StreamError
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.checkpoint import save_checkpoint
+from nanocnn.run.ending import announce_end, interrupted, lower_rate, remarks_on
 from nanocnn.run.folder import locked, rewrite_config
 from nanocnn.run.origin import keep_data
 from nanocnn.run.progress import Due, Progress
@@ -22,13 +23,11 @@ from nanocnn.run.start import (
     announce,
     announce_place,
     facts_of,
-    lower_rate,
     prepare_folder,
     warn_of_changes,
 )
 from nanocnn.run.state import go_on, state_of
-from nanocnn.system.errors import NonFiniteError, UserError
-from nanocnn.system.output import in_shell
+from nanocnn.system.errors import NonFiniteError
 from nanocnn.system.signals import Stopped, StopRequest, handled
 from nanocnn.system.startup import Laps
 from nanocnn.training.learner import Learner, StepResult
@@ -60,6 +59,7 @@ class Run:
         self._place, self._laps = place or Place(), laps or Laps()
         self._request = StopRequest()
         self._progress = Progress()
+        self._validation: Evaluation | None = None  # the last
         self._saved: tuple[int, int, bool] | None = None  # the place in the run that last.pt holds
         if checkpoint := self._place.checkpoint:
             self._progress = go_on(checkpoint, data, learner)
@@ -108,17 +108,15 @@ class Run:
             try:
                 yield
                 self._save_rest()
+                said = remarks_on(folder, self._data, self._learner, self._validation)
+                record.facts["remarks"] = said
             except NonFiniteError as error:
                 raise NonFiniteError(f"{error}; {lower_rate(config, folder)}") from None
             except (Stopped, StreamError) as end:
                 self._laps("training")
                 self._save_rest()
-                note = f"python train.py --resume {in_shell(folder)} goes on"
-                if isinstance(end, Stopped):
-                    raise Stopped(end.number, note) from None
-                raise UserError(f"{end}; nothing is lost: {note}") from None
-        accuracy = f", validation accuracy {progress.best_score[0]:.2%}" if self._data.val else ""
-        print(f"best.pt: epoch {progress.best_epoch}{accuracy}")
+                raise interrupted(end, folder) from None
+        announce_end(progress, self._data.val is not None, said)
         if self._request.number:  # too late for this run, but more may have been to follow
             raise Stopped(self._request.number, "the run is finished", code=0)
 
@@ -166,6 +164,7 @@ class Run:
         In epoch 0 the head was `fitted`.
         """
         self._laps("validation")
+        self._validation = validation
         if fitted:
             self._record.end_interval(fitted)
         row = self._record.end_epoch(validation)

@@ -106,14 +106,6 @@ def announce_place(folder: Path, facts: dict[str, Any]) -> None:
     print(f"{where}; writing to {folder}")
 
 
-def lower_rate(config: Config, run_dir: Path) -> str:
-    """What to do where the loss or a weight of the run was no longer finite."""
-    return (
-        f"begin anew with optimizer.lr={config.optimizer.lr / 2:g}, half of it, or with what "
-        f"nanocnn find-lr --config {in_shell(run_dir / 'config.yaml')} says"
-    )
-
-
 def facts_of(
     config: Config, data: TrainingData, computing: Computing, laps: Laps, place: Place
 ) -> dict[str, Any]:

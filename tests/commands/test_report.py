@@ -84,3 +84,26 @@ def test_a_planted_wrong_label_is_among_the_first_mistakes(script, digit_picture
 def test_options_that_cannot_act_are_refused(script, digits_run, options, said):
     done = script("test.py", "--ckpt", digits_run, *options)
     assert done.code == 2 and said in done.error
+
+
+def test_what_is_seen_at_the_end_of_training_is_said_kept_and_on_the_page(script):
+    dead = ["optimizer={name: adam, lr: 0.3}", "model={name: mlp, hidden: [64]}"]
+    result = script(
+        "train.py", "--run-dir", "run", "train.epochs=1", "schedule.name=constant", *dead
+    )
+    assert result.code == 0 and "\nremark: " in result.out
+    (kept, *_) = json.loads(Path("run/run.json").read_text())["remarks"]
+    assert f"remark: {kept}\n" in result.out
+    assert script("test.py", "--ckpt", "run", "--report").code == 0
+    assert kept[1:40] in Path("run/test.html").read_text()
+
+
+def test_remarks_end_no_run_that_is_finished(script, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr("nanocnn.run.ending.dead_units", fail)
+    result = script("train.py", "--run-dir", "run", "train.epochs=1", "data.limit=200")
+    assert result.code == 0
+    assert "warning: no remarks on the run: RuntimeError: out of memory" in result.error
+    assert json.loads(Path("run/run.json").read_text())["exit_reason"] == "finished"

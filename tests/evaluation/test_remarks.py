@@ -12,7 +12,10 @@ GOOD = [(0.1, 2.0, 0.3, 1.5, 0.5), (0.2, 1.0, 0.7, 0.8, 0.75), (0.0, 0.5, 0.9, 0
 
 
 def said(*epochs, confusion=None, classes=("a", "b", "c"), dead=None):
-    rows = [{"epoch": n, **dict(zip(KEYS, each, strict=True))} for n, each in enumerate(epochs, 1)]
+    rows = [
+        {"epoch": n, "step": 30 * n, **dict(zip(KEYS, each, strict=True))}
+        for n, each in enumerate(epochs, 1)
+    ]
     return remarks(rows, confusion, classes, dead or {})
 
 
@@ -64,6 +67,8 @@ def test_classes_that_are_never_predicted():
     counts = [[15, 5, 0], [0, 20, 0], [3, 7, 0]]
     (found,) = said(*GOOD, confusion=counts)
     assert "1 of 3 classes are never predicted: c." in found
+    row = dict(zip(KEYS, GOOD[0], strict=True)) | {"epoch": 1, "step": 1}  # a trial
+    assert remarks([row], counts, "abc", {}) == []
     counts[2] = [3, 6, 0]  # 9 images are too few to say so
     assert said(*GOOD, confusion=counts) == []
 

@@ -1,0 +1,81 @@
+"""The end of a run: what is said of it."""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanocnn.config.schema import Config
+from nanocnn.evaluation.activity import dead_units
+from nanocnn.evaluation.evaluate import Evaluation
+from nanocnn.evaluation.metrics import confusion
+from nanocnn.evaluation.remarks import remarks
+from nanocnn.images.batches import Batches
+from nanocnn.images.training_data import TrainingData
+from nanocnn.run.progress import Progress
+from nanocnn.run.rows import read_rows
+from nanocnn.system.errors import UserError
+from nanocnn.system.output import in_shell, one_line
+from nanocnn.system.signals import Stopped
+from nanocnn.training.learner import Learner
+
+MOST_PIXELS = 2_000_000  # of the images, at most so many, on which ReLUs are watched
+MOST_IMAGES = 512
+BATCH = 64
+
+
+def remarks_on(
+    folder: Path, data: TrainingData, learner: Learner, validation: Evaluation | None
+) -> list[str]:
+    """What is to be seen in the run in this folder, and in its last `validation`.
+
+    Whatever goes wrong with that is said and ends nothing: the run is finished.
+    """
+    try:
+        rows = read_rows(folder / "metrics.jsonl")
+        classes = data.info.classes
+        counts = None
+        if validation:
+            counts = confusion(validation.labels, validation.predictions, len(classes))
+        watched = learner.parts.get("ema", learner.model)
+        dead = dead_units(watched, some_images(data.val or data.train))
+        return remarks(rows, counts, [*map(one_line, classes)], dead)
+    except Exception as error:  # noqa: BLE001  a network that a user wrote may do anything
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"warning: no remarks on the run: {why}", file=sys.stderr)
+        return []
+
+
+def some_images(split: Batches) -> Iterator[Tensor]:
+    """Images (B, C, H, W) evenly over the split, which may be sorted by class; normalised."""
+    count = len(split.labels)
+    most = min(MOST_IMAGES, max(1, MOST_PIXELS // math.prod(split.images.shape[2:])))
+    chosen = torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).long()
+    for images, _ in split.read(chosen.to(split.labels.device).split(BATCH)):
+        yield split.normalise(images)
+
+
+def announce_end(progress: Progress, is_validated: bool, said: list[str]) -> None:
+    accuracy = f", validation accuracy {progress.best_score[0]:.2%}" if is_validated else ""
+    print(f"best.pt: epoch {progress.best_epoch}{accuracy}")
+    for remark in said:
+        print(f"remark: {remark}")
+
+
+def interrupted(end: BaseException, folder: Path) -> BaseException:
+    """What to raise for a run that breaks off with a checkpoint, by a signal or its images."""
+    note = f"python train.py --resume {in_shell(folder)} goes on"
+    if isinstance(end, Stopped):
+        return Stopped(end.number, note)
+    return UserError(f"{end}; nothing is lost: {note}")
+
+
+def lower_rate(config: Config, run_dir: Path) -> str:
+    """What to do where the loss or a weight of the run was no longer finite."""
+    return (
+        f"begin anew with optimizer.lr={config.optimizer.lr / 2:g}, half of it, or with what "
+        f"nanocnn find-lr --config {in_shell(run_dir / 'config.yaml')} says"
+    )
