@@ -71,8 +71,14 @@ def curves(rows: Sequence[dict[str, Any]], key: str) -> str:
 
 
 def reliability(bins: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]] | None) -> str:
+    return svg_of(draw_reliability(bins, before), "Accuracy by confidence")
+
+
+def draw_reliability(
+    bins: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]] | None = None
+) -> Any:
     """Accuracy by confidence, of images sorted by it; `before` the temperature too, if there is
-    one.
+    one. A figure of matplotlib.
     """
     chart, axes = figure(4.6, 4)
     lines = [(bins, BLUE, "network" if before is None else "calibrated")]
@@ -87,7 +93,7 @@ def reliability(bins: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]
     axes.set(xlabel="confidence, %", ylabel="of these are right, %")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, labelcolor=INK)
-    return svg_of(chart, "Accuracy by confidence")
+    return chart
 
 
 def risk_by_coverage(points: Sequence[dict[str, Any]]) -> str:
@@ -102,7 +108,15 @@ def risk_by_coverage(points: Sequence[dict[str, Any]]) -> str:
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """A row for each true class; a cell is as dark as its share of the row, small shares too."""
+    title = "Confusion matrix: a row for each true class"
+    return svg_of(draw_confusion(counts, classes), title)
+
+
+def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Any:
+    """A row for each true class; a cell is as dark as its share of the row, small shares too.
+
+    A figure of matplotlib.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
     values = np.array(counts, dtype=float)
@@ -130,7 +144,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     axes.grid(which="minor", color=INK, alpha=0.12, linewidth=0.4)
     axes.tick_params(which="both", length=0)
     axes.set(xlabel="predicted", ylabel="true")
-    return svg_of(chart, "Confusion matrix: a row for each true class")
+    return chart
 
 
 def shortened_name(name: str, most: int = 20) -> str:
