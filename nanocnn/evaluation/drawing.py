@@ -1,0 +1,108 @@
+"""Numbers as small pictures: filters, maps, patches, and sheets of them."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+GAP = 2  # pixels between the tiles of a mosaic
+GREY = (136, 136, 136)  # behind what is transparent, where a file cannot be
+MARGIN, LINE = 8, 14  # of a sheet
+BACK = (214, 219, 226)  # of a sheet: neither black nor white, which tiles are
+
+
+class Cell(NamedTuple):
+    """Pictures side by side and what stands above them."""
+
+    caption: str
+    pictures: Sequence[Image.Image]
+
+
+def signed(values: Tensor) -> np.ndarray:
+    """Values as uint8 of the same shape: zero is 128, the largest in size 0 or 255."""
+    array = values.double().cpu().numpy()
+    largest = float(np.abs(array).max(initial=0))
+    scaled = array / largest if 0 < largest < np.inf else np.zeros_like(array)
+    return np.round(128 + 127 * scaled).astype(np.uint8)
+
+
+def shades(values: Tensor) -> np.ndarray:
+    """Values as uint8 of the same shape, as `signed` or, where none is below zero, from 0 on."""
+    if (values < 0).any():
+        return signed(values)
+    array = values.double().cpu().numpy()
+    largest = float(array.max(initial=0))
+    return np.round(255 * array / largest if largest > 0 else array).astype(np.uint8)
+
+
+def picture_of(pixels: np.ndarray) -> Image.Image:
+    """Of pixels (C, H, W) uint8: grey, grey and opacity, colours, or colours and opacity."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def fitted(picture: Image.Image, side: int) -> Image.Image:
+    """`picture` with `side` pixels along its longer side: larger in whole squares a pixel."""
+    width, height = picture.size
+    scale = side / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    return picture.resize(size, how)
+
+
+def mosaic(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Tiles of one size in rows, on nothing."""
+    width, height = (each + GAP for each in tiles[0].size)
+    rows = -(-len(tiles) // columns)
+    whole = Image.new("RGBA", (columns * width - GAP, rows * height - GAP))
+    for place, tile in enumerate(tiles):
+        row, column = divmod(place, columns)
+        whole.paste(tile.convert("RGBA"), (column * width, row * height))
+    return whole
+
+
+def sheet(cells: Sequence[Cell], width: int = 1000) -> Image.Image:
+    """Cells in rows, at most about `width` pixels wide."""
+    sizes = []
+    for cell in cells:
+        wide = sum(picture.width for picture in cell.pictures) + 4 * (len(cell.pictures) - 1)
+        text = ImageDraw.Draw(Image.new("L", (1, 1))).textlength(cell.caption)
+        sizes.append((max(wide, int(text)), max(picture.height for picture in cell.pictures)))
+    wide, high = (max(each) for each in zip(*sizes, strict=True))
+    columns = max(1, min(len(cells), (width - MARGIN) // (wide + MARGIN)))
+    rows = -(-len(cells) // columns)
+    step = wide + MARGIN, high + LINE + MARGIN
+    whole = Image.new("RGB", (columns * step[0] + MARGIN, rows * step[1] + MARGIN), BACK)
+    draw = ImageDraw.Draw(whole)
+    for place, cell in enumerate(cells):
+        row, column = divmod(place, columns)
+        left, top = MARGIN + column * step[0], MARGIN + row * step[1]
+        draw.text((left, top), cell.caption, fill="black")
+        for picture in cell.pictures:
+            shown = picture.convert("RGBA")
+            whole.paste(shown, (left, top + LINE), shown)
+            left += picture.width + 4
+    return whole
+
+
+def file_of(picture: Image.Image) -> bytes:
+    """As a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+def uri_of(picture: Image.Image, is_photo: bool = False) -> str:
+    """The address of a picture that holds it; a photo as JPEG, on grey where it is transparent."""
+    file, kind = io.BytesIO(), "jpeg" if is_photo else "png"
+    if is_photo:
+        shown = picture.convert("RGBA")
+        picture = Image.new("RGB", picture.size, GREY)
+        picture.paste(shown, (0, 0), shown)
+        picture.save(file, kind, quality=82)
+    else:
+        picture.save(file, kind, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
