@@ -119,7 +119,6 @@ def look(path: Path, args: Namespace) -> tuple[Found, Origin]:
     if known and find_spec("captum") is None:
         missing.append(f"No Grad-CAM, which needs the package captum: {LOOK}")
     sight = looking.sight(subject, sights, with_gradcam=not missing)
-    most = looking.ALL_FILTERS if args.layer else looking.MOST_FILTERS
     files = shown.images.files
     found = Found(
         info.classes,
@@ -127,7 +126,7 @@ def look(path: Path, args: Namespace) -> tuple[Found, Origin]:
         shown.name,
         *looking.steps_of(subject, sight.places[0]),
         looking.first_filters(subject.calls, info.image_shape),
-        looking.responses(subject, fields, looking.evenly(count, searched), most),
+        looking.responses(subject, fields, looking.evenly(count, searched), bool(args.layer)),
         [call.name for call in known if call.name not in fields],
         searched,
         count,
@@ -140,7 +139,10 @@ def look(path: Path, args: Namespace) -> tuple[Found, Origin]:
     for line in missing:
         print(f"warning: {line}", file=sys.stderr)
     title = f"{config.name}: {config.model.name} on {info.dataset}"
-    command = f"nanocnn look --ckpt {in_shell(path)}"
+    given = {"--data-root": args.data_root, "--images": args.images, "--model": args.model}
+    options = [("--ckpt", path), *(("--layer", name) for name in args.layer or ()), *given.items()]
+    words = [f"{option} {in_shell(value)}" for option, value in options if value is not None]
+    command = " ".join(["nanocnn look", *words])
     return found, Origin(title, str(path), restored.checkpoint["epoch"], command, missing)
 
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 GAP = 2  # pixels between the tiles of a mosaic
+LARGEST = 12  # pixels a side of one that is drawn larger
 GREY = (136, 136, 136)  # behind what is transparent, where a file cannot be
 MARGIN, LINE = 8, 14  # of a sheet
 BACK = (214, 219, 226)  # of a sheet: neither black nor white, which tiles are
@@ -44,23 +45,27 @@ def picture_of(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
-def fitted(picture: Image.Image, side: int) -> Image.Image:
-    """`picture` with `side` pixels along its longer side: larger in whole squares a pixel."""
-    width, height = picture.size
-    scale = side / max(width, height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+def fitted(picture: Image.Image, side: int, largest: int = LARGEST) -> Image.Image:
+    """`picture` with at most `side` pixels along its longer side: larger in squares of at most
+    `largest` for a pixel, or smaller.
+    """
+    scale = side / max(picture.size)
+    if scale >= 1:
+        scale = min(largest, int(scale))
+    width, height = (max(1, round(each * scale)) for each in picture.size)
     how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
-    return picture.resize(size, how)
+    return picture.resize((width, height), how)
 
 
 def mosaic(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Tiles of one size in rows, on nothing."""
+    """Tiles of one size and kind in rows, on nothing."""
     width, height = (each + GAP for each in tiles[0].size)
     rows = -(-len(tiles) // columns)
-    whole = Image.new("RGBA", (columns * width - GAP, rows * height - GAP))
+    kind = "LA" if tiles[0].mode in ("L", "LA") else "RGBA"
+    whole = Image.new(kind, (columns * width - GAP, rows * height - GAP))
     for place, tile in enumerate(tiles):
         row, column = divmod(place, columns)
-        whole.paste(tile.convert("RGBA"), (column * width, row * height))
+        whole.paste(tile.convert(kind), (column * width, row * height))
     return whole
 
 
@@ -91,7 +96,7 @@ def sheet(cells: Sequence[Cell], width: int = 1000) -> Image.Image:
 def file_of(picture: Image.Image) -> bytes:
     """As a PNG file."""
     file = io.BytesIO()
-    picture.save(file, "png", optimize=True)
+    picture.save(file, "png")
     return file.getvalue()
 
 
@@ -104,5 +109,5 @@ def uri_of(picture: Image.Image, is_photo: bool = False) -> str:
         picture.paste(shown, (0, 0), shown)
         picture.save(file, kind, quality=82)
     else:
-        picture.save(file, kind, optimize=True)
+        picture.save(file, kind)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

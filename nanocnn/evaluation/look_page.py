@@ -3,6 +3,7 @@ but itself.
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from nanocnn.evaluation.drawing import (
     signed,
     uri_of,
 )
-from nanocnn.evaluation.looking import MOST_FILTERS, WEIGHTS, Responses, Sight, evenly
+from nanocnn.evaluation.looking import MOST_FILTERS, Responses, Sight, evenly
 from nanocnn.evaluation.maps import Step
 from nanocnn.evaluation.page import map_uri, percent, rendered, thumbnail
 from nanocnn.evaluation.patches import COUNT
@@ -30,6 +31,7 @@ from nanocnn.system.output import one_line
 
 IMAGE = 112  # pixels of the image, whose scale the maps have
 SMALLEST = 12  # of a map
+WEIGHTS = 64  # of a filter, of a large one twice as many
 MOST_MAPS = 64
 VALUE = 6  # pixels of one of the values of a linear layer
 ROW = 64  # of these
@@ -173,15 +175,15 @@ def first_shown(first: tuple[str, Tensor]) -> dict[str, Any]:
 
 def filter_pictures(weights: Tensor) -> list[tuple[int, Image.Image]]:
     """Number and picture of at most MOST_FILTERS of the filters (F, C, h, w)."""
-    side = WEIGHTS if max(weights.shape[2:]) > 16 else WEIGHTS // 2
+    side = max(WEIGHTS, min(2 * WEIGHTS, *weights.shape[2:]))
     return [
-        (number, fitted(picture_of(signed(weights[number])), side))
+        (number, fitted(picture_of(signed(weights[number])), side, side))
         for number in evenly(len(weights), MOST_FILTERS).tolist()
     ]
 
 
 def layer_shown(layer: Responses, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    is_photo = image_shape[0] == 3 and max(layer.field) > PHOTO
+    is_photo = max(layer.field) > PHOTO
     filters = [
         {
             "number": each.number,
@@ -238,7 +240,8 @@ def look_pictures(found: Found) -> Iterator[tuple[str, bytes]]:
             Cell(f"{each.number}: {each.response:.3g}", [p for p in each[2:] if p is not None])
             for each in layer.filters
         ]
-        yield f"patches_{layer.name}.png", file_of(sheet(cells))
+        name = re.sub(r"[^\w.-]", "_", layer.name)  # which a module may have any
+        yield f"patches_{name}.png", file_of(sheet(cells))
     sight, bare = found.sight, [fitted(picture_of(i.numpy()), 128) for i in found.sight.images]
     for name, maps in (("occlusion", sight.occlusion), ("gradcam", sight.gradcam)):
         if maps is not None:

@@ -22,13 +22,12 @@ from nanocnn.networks.table import Call, Shape, macs, trace
 from nanocnn.system.errors import UserError, did_you_mean
 
 # Large networks must stay quick: what is looked at is bounded, and the page says by what.
-MOST_LAYERS, MOST_FILTERS = 6, 50
+MOST_LAYERS, MOST_FILTERS, ALL_FILTERS = 6, 50, 150  # the last two of a layer and of all
 MOST_IMAGES, FEWEST_IMAGES = 5000, 100  # searched for patches
 SHOWN, FEWEST_SHOWN = 8, 2  # images of which is said where the network looks
 MACS = 5e11  # multiply-accumulates that each of both may take: some ten seconds of a small CPU
 BATCH = 64  # images
-TILE, WEIGHTS = 44, 136  # pixels of a patch, and of the picture of a filter
-ALL_FILTERS = 10_000  # of layers that were asked for
+TILE = 64  # pixels of a patch at most
 
 
 class Subject(NamedTuple):
@@ -119,9 +118,9 @@ def first_filters(calls: Sequence[Call], image_shape: Shape) -> tuple[str, Tenso
 
 
 def responses(
-    subject: Subject, chosen: Mapping[str, Fields], searched: Tensor, most: int = MOST_FILTERS
+    subject: Subject, chosen: Mapping[str, Fields], searched: Tensor, with_all: bool = False
 ) -> list[Responses]:
-    """Of each of the layers `chosen`, with its receptive fields, at most so many filters.
+    """Of each of the layers `chosen`, with its receptive fields, some filters or `with_all`.
 
     `searched` are the numbers of the training images among which patches are sought.
     """
@@ -132,6 +131,9 @@ def responses(
     )
     layers = {name: subject.folded.get_submodule(name) for name in chosen}
     tops = strongest(subject.folded, layers, batches)
+    most = max((len(top.values) for top in tops.values()), default=0)
+    if not with_all:
+        most = min(MOST_FILTERS, ALL_FILTERS // max(1, len(chosen)))
     return [of_layer(subject, name, fields, tops[name], most) for name, fields in chosen.items()]
 
 

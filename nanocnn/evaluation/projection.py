@@ -17,7 +17,7 @@ from nanocnn.networks.table import Shape, trace
 
 # what is undone, and what changes nothing in evaluation
 UNDONE = (nn.Conv2d, nn.ReLU, nn.MaxPool2d, ZeroPadToFit)
-NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
+NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Sequential)  # the last of nothing
 
 
 class NotPlainError(ValueError):

@@ -146,10 +146,7 @@ def load_test_beside(data: Data, train: Split, info: DataInfo) -> Split | None:
 
 def has_test(data: Data, info: DataInfo) -> bool:
     """Whether there is a test split for a network that was trained on data as `info` says."""
-    if data.dataset not in OWN_IMAGES or info.test_sha256:
-        return True
-    places, divided = layout(data)
-    return "test" in places or divided
+    return data.dataset not in OWN_IMAGES or bool(info.test_sha256) or "test" in layout(data).places
 
 
 def list_test(data: Data, classes: list[str]) -> Listing:
