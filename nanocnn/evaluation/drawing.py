@@ -12,7 +12,7 @@ from torch import Tensor
 GAP = 2  # pixels between the tiles of a mosaic
 LARGEST = 12  # pixels a side of one that is drawn larger
 GREY = (136, 136, 136)  # behind what is transparent, where a file cannot be
-MARGIN, LINE = 8, 14  # of a sheet
+MARGIN, SPACE, LINE = 8, 4, 14  # pixels of a sheet
 BACK = (214, 219, 226)  # of a sheet: neither black nor white, which tiles are
 
 
@@ -71,25 +71,32 @@ def mosaic(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 def sheet(cells: Sequence[Cell], width: int = 1000) -> Image.Image:
     """Cells in rows, at most about `width` pixels wide."""
-    sizes = []
-    for cell in cells:
-        wide = sum(picture.width for picture in cell.pictures) + 4 * (len(cell.pictures) - 1)
-        text = ImageDraw.Draw(Image.new("L", (1, 1))).textlength(cell.caption)
-        sizes.append((max(wide, int(text)), max(picture.height for picture in cell.pictures)))
-    wide, high = (max(each) for each in zip(*sizes, strict=True))
-    columns = max(1, min(len(cells), (width - MARGIN) // (wide + MARGIN)))
-    rows = -(-len(cells) // columns)
-    step = wide + MARGIN, high + LINE + MARGIN
-    whole = Image.new("RGB", (columns * step[0] + MARGIN, rows * step[1] + MARGIN), BACK)
+    text = ImageDraw.Draw(Image.new("L", (1, 1)))
+    widths = [
+        max(
+            sum(each.width + SPACE for each in cell.pictures) - SPACE, text.textlength(cell.caption)
+        )
+        for cell in cells
+    ]
+    step = int(max(widths)) + MARGIN
+    columns = max(1, min(len(cells), (width - MARGIN) // step))
+    rows = [cells[first : first + columns] for first in range(0, len(cells), columns)]
+    heights = [max(each.height for cell in row for each in cell.pictures) for row in rows]
+    modes = {picture.mode for cell in cells for picture in cell.pictures}
+    kind = "L" if modes <= {"L", "LA"} else "RGB"  # which makes larger files
+    size = columns * step + MARGIN, sum(heights) + len(rows) * (LINE + MARGIN) + MARGIN
+    whole = Image.new("RGB", size, BACK).convert(kind)
     draw = ImageDraw.Draw(whole)
-    for place, cell in enumerate(cells):
-        row, column = divmod(place, columns)
-        left, top = MARGIN + column * step[0], MARGIN + row * step[1]
-        draw.text((left, top), cell.caption, fill="black")
-        for picture in cell.pictures:
-            shown = picture.convert("RGBA")
-            whole.paste(shown, (left, top + LINE), shown)
-            left += picture.width + 4
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            left = MARGIN + column * step
+            draw.text((left, top), cell.caption, fill="black")
+            for picture in cell.pictures:
+                shown = picture.convert("RGBA")
+                whole.paste(shown.convert(kind), (left, top + LINE), shown.getchannel("A"))
+                left += picture.width + SPACE
+        top += height + LINE + MARGIN
     return whole
 
 

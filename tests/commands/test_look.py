@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import build_model, small
 from PIL import Image
 
 from nanocnn.evaluation import looking
+from nanocnn.networks.table import trace
 from nanocnn.run.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -130,14 +132,24 @@ def test_own_pictures_in_colour(script, coloured, classes, as_csv, limit):
     assert "train/kind" in page
 
 
-def test_networks_that_are_no_plain_line_have_no_projection(script):
-    model = "model={name: resnet18, width: 0.25}"
+def test_a_network_of_a_library_that_branches(script):
+    model = "model={name: torchvision.squeezenet1_1}"
     assert script("train.py", model, *QUICK[1:]).code == 0
-    done = script("nanocnn", "look", "--ckpt", "run", "--images", "20")
-    assert done.code == 0 and "6 of 20 convolutions" in done.out, done.error
+    layer = "network.features.3.expand3x3"
+    done = script("nanocnn", "look", "--ckpt", "run", "--images", "20", "--layer", layer)
+    # the other 13 look at maps of one unit
+    assert done.code == 0 and "1 of 13 convolutions" in done.out, done.error
     page = Path("run/look/look.html").read_text()
-    assert "No projection back to the pixels for" in page and "single line" in page
+    assert f"No projection back to the pixels for {layer}" in page and "single line" in page
+    assert "64 filters, maps of 6 x 6; receptive field 15 x 15 pixels" in page
     assert Path("run/look/gradcam.png").exists()
+
+
+def test_of_many_convolutions_some_are_chosen_the_first_and_the_last_too():
+    calls, _ = trace(build_model("vgg16", (1, 32, 32), 10, **small("vgg16")), (1, 32, 32))
+    chosen = [call.name for call in looking.choose(calls, None)]
+    assert len(chosen) == 6 and (chosen[0], chosen[-1]) == ("features.0", "features.32")
+    assert [call.name for call in looking.choose(calls, ["features.2"])] == ["features.2"]
 
 
 def test_a_network_without_convolutions_shows_what_it_has(script):
