@@ -12,6 +12,7 @@ VERBS = {  # verb -> what it does; its module has the same name
     "cache": "show the decoded images that runs have kept, or remove them",
     "check-data": "look at the images before training: a page of what is in them",
     "find-lr": "find a learning rate for a config, and draw the loss over it",
+    "look": "look at what a trained network does: filters, what excites them, where it looks",
     "photos": "from a folder of pictures to a judged classifier, in one command",
     "layers": "print the layer table of a config's network",
 }
@@ -25,6 +26,7 @@ examples:
   nanocnn check-data my/pictures
   nanocnn find-lr --config mnist.yaml
   nanocnn layers --config vgg11.yaml
+  nanocnn look --ckpt runs/mine
   nanocnn cache my --clear
   nanocnn VERB --help
 """

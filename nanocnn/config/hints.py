@@ -48,6 +48,9 @@ TAKES = {
     "--from": "1e-5",
     "--to": "10",
     "--steps": "200",
+    "--layer": "features.0",
+    "--images": "5000",
+    "--out": "looked",
 }
 SPLITS = {"val": "val valid validation dev eval", "train": "train training", "test": "test testing"}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from nanocnn.evaluation import charts
 from nanocnn.system.output import one_line
 
-TEMPLATE = Path(__file__).with_name("report.html")
+HERE = Path(__file__).parent
 SIDE = 128  # pixels of a thumbnail
 PAIRS = 12
 QUALITY = 85  # of a JPEG
@@ -42,15 +42,12 @@ class About(NamedTuple):
 
 def report_page(report: dict[str, Any], about: About, mistakes: Mistakes | None) -> str:
     """The page of a report of test.py; without `mistakes` their names alone stand there."""
-    from jinja2 import Environment, StrictUndefined
-
     classes = [one_line(row["name"]) for row in report["per_class"]]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     calibration = report["calibration"]
     is_fitted = calibration["temperature"] is not None
     before = calibration["before"]["bins"] if is_fitted else None
-    return template.render(
+    return rendered(
+        "report.html",
         title=about.title,
         report=readable(report),
         classes=classes,
@@ -70,6 +67,15 @@ def report_page(report: dict[str, Any], about: About, mistakes: Mistakes | None)
         facts=about.facts,
         remarks=about.remarks,
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page of a template beside this file, in the style that all have."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page, style = ((HERE / name).read_text(encoding="utf-8") for name in (template, "page.css"))
+    return environment.from_string(page).render(style=style, **values)
 
 
 def readable(report: dict[str, Any]) -> dict[str, Any]:
@@ -132,22 +138,24 @@ def hardest_pairs(
 
 def thumbnails(wrong: Sequence[dict[str, Any]], mistakes: Mistakes) -> list[dict[str, Any]]:
     """The mistakes with a small picture each, made of pixels alone: no EXIF comes with them."""
-    found = []
-    for place, each in enumerate(wrong):
-        image = mistakes.images[place]
-        height, width = image.shape[1:]
-        scale = SIDE / max(height, width)
-        shown = {
-            "picture": data_uri(image, scale),
-            "map": "",
-            "width": max(1, round(width * scale)),
-            "height": max(1, round(height * scale)),
-            "how": "pixelated" if scale > 2 else "auto",
-        }
-        if mistakes.maps is not None:
-            shown["map"] = map_uri(mistakes.maps[place].numpy())
-        found.append(each | shown)
-    return found
+    maps = mistakes.maps if mistakes.maps is not None else [None] * len(wrong)
+    return [
+        each | thumbnail(image, map_)
+        for each, image, map_ in zip(wrong, mistakes.images, maps, strict=True)
+    ]
+
+
+def thumbnail(image: Tensor, map_: Tensor | None = None) -> dict[str, Any]:
+    """An image (C, H, W) uint8 as a page shows it, and what lies over it."""
+    height, width = image.shape[1:]
+    scale = SIDE / max(height, width)
+    return {
+        "picture": data_uri(image, scale),
+        "map": "" if map_ is None else map_uri(map_.numpy()),
+        "width": max(1, round(width * scale)),
+        "height": max(1, round(height * scale)),
+        "how": "pixelated" if scale > 2 else "auto",
+    }
 
 
 def data_uri(image: Tensor, scale: float) -> str:

@@ -144,6 +144,11 @@ def load_test_beside(data: Data, train: Split, info: DataInfo) -> Split | None:
     return read_own_images(data, {"test": readable(data, listing)}, info)["test"]
 
 
+def has_test(data: Data, info: DataInfo) -> bool:
+    """Whether there is a test split for a network that was trained on data as `info` says."""
+    return data.dataset not in OWN_IMAGES or bool(info.test_sha256) or "test" in layout(data).places
+
+
 def list_test(data: Data, classes: list[str]) -> Listing:
     """The pictures of the test split in data.root. Raises UserError where there is none."""
     places, divided = layout(data)
@@ -175,22 +180,43 @@ def load_split(
     Only for "test" is the test split read, for which see load_test. Raises UserError where there is
     no such split, or where its images do not have the shape that the network was trained on.
     """
-    resampling = {"interpolation": info.interpolation, "crop_fraction": info.crop_fraction}
-    shrink = "auto" if info.shrink else False
-    data = data.model_copy(update=resampling | {"shrink": shrink})
-    is_test = name == "test"
-    if not (is_test and info.test_sha256):  # whose list has the labels too
-        warn_of_other_corrections(data, info.relabel_sha256)
-    splits = {name: load_test(data, info, run_dir)} if is_test else load_splits(data, seed, info)
+    if name == "test":
+        data = as_in_training(data, info)
+        if not info.test_sha256:  # whose list has the labels too
+            warn_of_other_corrections(data, info.relabel_sha256)
+        test = load_test(data, info, run_dir)
+        check_shape(test, info)
+        return test
+    splits = load_train_and_val(data, seed, info)
     if name not in splits:
         raise UserError(
             f"--split {name}: this run carved no validation images (data.validation = 0)"
         )
-    shape = tuple(splits[name].images.shape[1:])
+    return splits[name]
+
+
+def load_train_and_val(data: Data, seed: int, info: DataInfo) -> dict[str, Split]:
+    """The "train" and, if there is one, the "val" split; see load_split."""
+    data = as_in_training(data, info)
+    warn_of_other_corrections(data, info.relabel_sha256)
+    splits = load_splits(data, seed, info)
+    for split in splits.values():
+        check_shape(split, info)
+    return splits
+
+
+def as_in_training(data: Data, info: DataInfo) -> Data:
+    """`data` with pictures made into what they were for training."""
+    resampling = {"interpolation": info.interpolation, "crop_fraction": info.crop_fraction}
+    shrink = "auto" if info.shrink else False
+    return data.model_copy(update=resampling | {"shrink": shrink})
+
+
+def check_shape(split: Split, info: DataInfo) -> None:
+    shape = tuple(split.images.shape[1:])
     if shape != info.image_shape:
         sizes = ["x".join(map(str, each)) for each in (shape, info.image_shape)]
         raise UserError(f"the images are {sizes[0]}, this network was trained on {sizes[1]}")
-    return splits[name]
 
 
 def read(data: Data, train: bool) -> Split:
