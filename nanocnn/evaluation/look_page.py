@@ -219,22 +219,9 @@ def sights_shown(found: Found, classes: list[str]) -> Iterator[dict[str, Any]]:
 
 def look_pictures(found: Found) -> Iterator[tuple[str, bytes]]:
     """The names and contents of PNG files of the same pictures."""
-    scale = scale_of(found.sight.images[0])
-    cells = [
-        Cell(
-            f"image, {shape_text(found.sight.images[0].shape)}",
-            [fitted(picture_of(found.sight.images[0].numpy()), IMAGE)],
-        )
-    ]
-    for step in found.steps:
-        pictures = pictures_of(step, scale)
-        columns = max(1, 960 // (pictures[0].width + 2))
-        caption = f"{step.name}: {step.layers}, {shape_text(step.values.shape)}"
-        cells.append(Cell(caption, [mosaic(pictures, min(columns, len(pictures)))]))
-    yield "maps.png", file_of(sheet(cells))
+    yield "maps.png", file_of(sheet_of_steps(found.sight.images[0], found.steps))
     if found.first:
-        drawn = filter_pictures(found.first[1])
-        yield "filters.png", file_of(sheet([Cell(str(n), [each]) for n, each in drawn]))
+        yield "filters.png", file_of(sheet_of_filters(found.first[1]))
     for layer in found.layers:
         cells = [
             Cell(f"{each.number}: {each.response:.3g}", [p for p in each[2:] if p is not None])
@@ -250,6 +237,23 @@ def look_pictures(found: Found) -> Iterator[tuple[str, bytes]]:
                 for place, image in enumerate(bare)
             ]
             yield f"{name}.png", file_of(sheet(pairs))
+
+
+def sheet_of_steps(image: Tensor, steps: Sequence[Step]) -> Image.Image:
+    """An image (C, H, W) uint8, and below it the maps of each step."""
+    scale = scale_of(image)
+    cells = [Cell(f"image, {shape_text(image.shape)}", [fitted(picture_of(image.numpy()), IMAGE)])]
+    for step in steps:
+        pictures = pictures_of(step, scale)
+        columns = max(1, 960 // (pictures[0].width + 2))
+        caption = f"{step.name}: {step.layers}, {shape_text(step.values.shape)}"
+        cells.append(Cell(caption, [mosaic(pictures, min(columns, len(pictures)))]))
+    return sheet(cells)
+
+
+def sheet_of_filters(weights: Tensor) -> Image.Image:
+    """Filters (F, C, h, w) with their numbers."""
+    return sheet([Cell(str(number), [each]) for number, each in filter_pictures(weights)])
 
 
 def caption_of(found: Found, place: int) -> str:

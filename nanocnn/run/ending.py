@@ -2,11 +2,13 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.activity import dead_units
@@ -14,13 +16,16 @@ from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.evaluation.metrics import confusion
 from nanocnn.evaluation.remarks import remarks
 from nanocnn.images.batches import Batches
+from nanocnn.images.stream import StreamError
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.progress import Progress
 from nanocnn.run.rows import read_rows
 from nanocnn.system.errors import UserError
 from nanocnn.system.output import in_shell, one_line
-from nanocnn.system.signals import Stopped
+from nanocnn.system.signals import Stopped, StopRequest
 from nanocnn.training.learner import Learner
+
+Item = TypeVar("Item")
 
 MOST_PIXELS = 2_000_000  # of the images, at most so many, on which ReLUs are watched
 MOST_IMAGES = 512
@@ -40,8 +45,7 @@ def remarks_on(
         counts = None
         if validation:
             counts = confusion(validation.labels, validation.predictions, len(classes))
-        watched = learner.parts.get("ema", learner.model)
-        dead = dead_units(watched, some_images(data.val or data.train))
+        dead = dead_units_of(learner.parts.get("ema", learner.model), data.val or data.train)
         return remarks(rows, counts, [*map(one_line, classes)], dead)
     except Exception as error:  # noqa: BLE001  a network that a user wrote may do anything
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -49,13 +53,27 @@ def remarks_on(
         return []
 
 
-def some_images(split: Batches) -> Iterator[Tensor]:
-    """Images (B, C, H, W) evenly over the split, which may be sorted by class; normalised."""
+def dead_units_of(model: nn.Module, split: Batches) -> dict[str, Tensor]:
+    """`dead_units` for images evenly over the split, which may be sorted by class."""
     count = len(split.labels)
     most = min(MOST_IMAGES, max(1, MOST_PIXELS // math.prod(split.images.shape[2:])))
     chosen = torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).long()
-    for images, _ in split.read(chosen.to(split.labels.device).split(BATCH)):
-        yield split.normalise(images)
+    read = split.read(chosen.to(split.labels.device).split(BATCH))
+    return dead_units(model, (split.normalise(images) for images, _ in read))
+
+
+def until_stopped(
+    request: StopRequest, items: Iterable[Item], most: int | None = None
+) -> Iterator[Item]:
+    """The items, at `most` so many; raises Stopped instead of the next once a signal came."""
+    try:
+        for item in islice(items, most):
+            request.check()  # it may have come while this one was read
+            yield item
+            request.check()
+    except StreamError:
+        request.check()  # it may have ended what reads them
+        raise
 
 
 def announce_end(progress: Progress, is_validated: bool, said: list[str]) -> None:

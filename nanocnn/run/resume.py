@@ -16,7 +16,7 @@ from nanocnn.system.output import in_shell
 from nanocnn.system.version import __version__
 
 # where a run computes and reads, and how often it writes: what may be another when it goes on
-FREE = {"device", "data.root", "log.every", "train.checkpoint_every"}
+FREE = {"device", "data.root", "log.every", "log.pictures", "train.checkpoint_every"}
 FREE |= {"data.memory_limit", "data.cache", "data.cache_limit"}
 
 

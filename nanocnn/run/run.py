@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,9 +11,10 @@ from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.images.stream import StreamError
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.checkpoint import save_checkpoint
-from nanocnn.run.ending import announce_end, interrupted, lower_rate, remarks_on
+from nanocnn.run.ending import announce_end, interrupted, lower_rate, remarks_on, until_stopped
 from nanocnn.run.folder import locked, rewrite_config
 from nanocnn.run.origin import keep_data
+from nanocnn.run.pictures import Pictures
 from nanocnn.run.progress import Due, Progress
 from nanocnn.run.record import Record
 from nanocnn.run.resume import Place
@@ -32,8 +32,6 @@ from nanocnn.system.signals import Stopped, StopRequest, handled
 from nanocnn.system.startup import Laps
 from nanocnn.training.learner import Learner, StepResult
 
-Item = TypeVar("Item")
-
 
 class Run:
     """Training `learner` on `data` as `config` says, in a new folder or on from `place`.
@@ -44,6 +42,7 @@ class Run:
     """
 
     _record: Record
+    _pictures: Pictures
     _bar: tqdm
     _due: Due
 
@@ -105,6 +104,7 @@ class Run:
                 rewrite_config(config, folder)
             keep_data(folder, config, self._data, is_new=not place.checkpoint)
             self._due = Due(config.train.checkpoint_every)
+            self._pictures = Pictures(record.curves, config, self._data, self._learner)
             try:
                 yield
                 self._save_rest()
@@ -135,16 +135,9 @@ class Run:
             self._record.start_epoch(epoch, progress.partial if self.done_in_epoch else None)
             yield epoch
 
-    def until_stopped(self, items: Iterable[Item], most: int | None = None) -> Iterator[Item]:
+    def until_stopped(self, items: Iterable[Any], most: int | None = None) -> Iterator[Any]:
         """The items, at `most` so many; raises Stopped instead of the next once a signal came."""
-        try:
-            for item in islice(items, most):
-                self._request.check()  # it may have come while this one was read
-                yield item
-                self._request.check()
-        except StreamError:
-            self._request.check()  # it may have ended what reads them
-            raise
+        return until_stopped(self._request, items, most)
 
     def after_step(self, step: int, lr: float, result: StepResult) -> None:
         """Record a step (from 0) that `learner` made, and save last.pt if that is due."""
@@ -178,7 +171,10 @@ class Run:
             names.append("last.pt")
         if names:
             self._save(*names)
-        if self._progress.epoch < epochs:
+        is_last = progress.epoch >= epochs or progress.is_out_of(self._config.train.patience)
+        self._pictures.draw(progress, validation, is_last)
+        self._laps("pictures")
+        if progress.epoch < epochs:
             self._request.check()
 
     def _save_rest(self) -> None:

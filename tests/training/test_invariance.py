@@ -150,6 +150,7 @@ TABLE = {
     "train.channels_last": ["true", "model={name: convnet, channels: [[4]], norm: none}"],
     "train.compile": None,  # takes minutes; its steps are those of the network that is compiled
     "log.every": ["3"],
+    "log.pictures": ["each", "never"],
 }
 # (invariance, key or section=variant): why it need not hold there
 EXCEPTIONS = {
