@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 def signed(values: Tensor) -> np.ndarray:
     """Values as uint8 of the same shape: zero is 128, the largest in size 0 or 255."""
-    array = values.double().cpu().numpy()
+    array = values.cpu().double().numpy()
     largest = float(np.abs(array).max(initial=0))
     scaled = array / largest if 0 < largest < np.inf else np.zeros_like(array)
     return np.round(128 + 127 * scaled).astype(np.uint8)
@@ -35,7 +35,7 @@ def shades(values: Tensor) -> np.ndarray:
     """Values as uint8 of the same shape, as `signed` or, where none is below zero, from 0 on."""
     if (values < 0).any():
         return signed(values)
-    array = values.double().cpu().numpy()
+    array = values.cpu().double().numpy()
     largest = float(array.max(initial=0))
     return np.round(255 * array / largest if largest > 0 else array).astype(np.uint8)
 

@@ -88,4 +88,4 @@ def gradcam(model: nn.Module, layer: str, images: Tensor, classes: Tensor) -> Te
         method = LayerGradCam(logits_of, model.get_submodule(layer))
         images = images.clone().requires_grad_()  # the weights may be frozen
         maps = method.attribute(images, classes.to(images.device), relu_attributions=True)
-    return maps[:, 0].detach().double().cpu()
+    return maps[:, 0].detach().cpu().double()

@@ -6,13 +6,16 @@ layer that looks at the whole image before its map is made shows that too.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from nanocnn.networks.fused import BREAKS
 from nanocnn.networks.table import Shape
 
+NARROW = 64  # pixels across
 BATCH = 16  # images; the first maps of a large network are large
 
 
@@ -62,24 +65,59 @@ def receptive_fields(model: nn.Module, layer: nn.Module, image_shape: Shape) -> 
 
 
 def fields_along(axis: int, model: nn.Module, layer: nn.Module, image_shape: Shape) -> list[range]:
-    """For each row (axis 0) or column (1) of the map the rows or columns that it depends on."""
+    """For each row (axis 0) or column (1) of the map the rows or columns that it depends on.
+
+    Which rows does not depend on how wide an image is, so that of a large one a strip will do, if
+    the network takes it and a unit in the middle says the same of the whole.
+    """
+    across = 2 - axis
+    if image_shape[across] > NARROW:
+        strip = (*image_shape[:across], NARROW, *image_shape[across + 1 :])
+        try:
+            found = tried_along(axis, model, layer, strip)
+            seen = partial(dependent, axis, model, layer, image_shape)
+            if is_so(found, image_shape[1 + axis], seen):
+                return found
+        except BREAKS:
+            pass
+    return tried_along(axis, model, layer, image_shape)
+
+
+def tried_along(axis: int, model: nn.Module, layer: nn.Module, image_shape: Shape) -> list[range]:
+    """As fields_along, for images of this very shape."""
     side = image_shape[1 + axis]
     places = torch.arange(side)
-
-    @torch.no_grad()
-    def dependent(pixels: Tensor) -> Tensor:
-        """(N, units) bool: which rows or columns of the map depend on `pixels` (N, side) bool."""
-        lines = pixels[:, None, :, None] if axis == 0 else pixels[:, None, None, :]
-        marks = torch.where(lines, torch.nan, 0.0).expand(-1, *image_shape)
-        maps = [output_of(model, layer, part.contiguous()) for part in marks.split(BATCH)]
-        return torch.cat([part.isnan().any(1).any(2 - axis) for part in maps])
-
-    firsts = shortest(lambda lengths: dependent(places < lengths[:, None]), side)
-    lasts = shortest(lambda lengths: dependent(places >= side - lengths[:, None]), side)
+    seen = partial(dependent, axis, model, layer, image_shape)
+    firsts = shortest(lambda lengths: seen(places < lengths[:, None]), side)
+    lasts = shortest(lambda lengths: seen(places >= side - lengths[:, None]), side)
     return [
         range(first - 1, side + 1 - last)
         for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
     ]
+
+
+@torch.no_grad()
+def dependent(
+    axis: int, model: nn.Module, layer: nn.Module, image_shape: Shape, pixels: Tensor
+) -> Tensor:
+    """(N, units) bool: which rows or columns of the map depend on the rows or columns `pixels` (N,
+    side) bool of images.
+    """
+    lines = pixels[:, None, :, None] if axis == 0 else pixels[:, None, None, :]
+    marks = torch.where(lines, torch.nan, 0.0).expand(-1, *image_shape)
+    maps = [output_of(model, layer, part.contiguous()) for part in marks.split(BATCH)]
+    return torch.cat([part.isnan().any(1).any(2 - axis) for part in maps])
+
+
+def is_so(fields: list[range], pixels: int, seen: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the unit in the middle depends on the first and the last pixel of its field, and on
+    none beyond, of so many `pixels`.
+    """
+    field, places = fields[len(fields) // 2], torch.arange(pixels)
+    is_beyond = (places < field.start) | (places >= field.stop)
+    found = seen(torch.stack([places == field.start, places == field.stop - 1, is_beyond]))
+    is_one = found.shape[1] == len(fields)
+    return is_one and found[:, len(fields) // 2].tolist() == [True, True, False]
 
 
 def shortest(hits: Callable[[Tensor], Tensor], most: int) -> Tensor:

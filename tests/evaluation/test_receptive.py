@@ -5,6 +5,7 @@ import torch
 from conftest import build_model
 from torch import nn
 
+from nanocnn.evaluation import receptive
 from nanocnn.evaluation.receptive import output_of, receptive_fields
 
 SHAPE = (2, 13, 11)
@@ -80,6 +81,34 @@ def test_fields_are_the_pixels_that_a_unit_changes_with(name):
             assert len(rows) == len(hull(sees.any(1))) and len(columns) == len(hull(sees.any(0)))
             if rows and columns:
                 assert (rows, columns) == (hull(sees.any(1)), hull(sees.any(0)))
+
+
+class Odd(nn.Module):
+    """Takes images of one shape alone, or looks elsewhere in those of another."""
+
+    def __init__(self, takes_others):
+        super().__init__()
+        self.conv, self.takes_others = nn.Conv2d(1, 2, 3), takes_others
+
+    def forward(self, images):
+        if images.shape[1:] != SHAPE:
+            assert self.takes_others
+            images = images.roll(1, 2)
+        return self.conv(images[:, :1]).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "model", [*NETWORKS.values(), Odd(False), Odd(True)], ids=[*NETWORKS, "one shape", "odd"]
+)
+def test_of_large_images_a_strip_will_do_but_where_it_does_not(model, monkeypatch):
+    layer = [each for each in model.modules() if isinstance(each, nn.Conv2d)][-1]
+    expected = receptive_fields(model, layer, SHAPE)
+    shapes = set()
+    note = model.register_forward_pre_hook(lambda _, inputs: shapes.add(inputs[0].shape[1:]))
+    monkeypatch.setattr(receptive, "NARROW", 7)
+    assert receptive_fields(model, layer, SHAPE) == expected
+    note.remove()
+    assert shapes == {SHAPE, (2, 7, 11), (2, 13, 7)}
 
 
 def test_those_of_lenet_are_what_one_works_out_by_hand():
