@@ -17,7 +17,7 @@ import math
 import os
 import sys
 import time
-from argparse import SUPPRESS, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nanocnn.evaluation.page import Mistakes
     from nanocnn.images.batches import Batches
     from nanocnn.images.splits import DataInfo, Split
+    from nanocnn.networks.rewrite import Folding
 
 
 def judge(path: Path, args: Namespace) -> dict[str, Any]:
@@ -45,12 +46,10 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     """
     # here and not above, so that --help answers at once
     from model import MODELS
-    from nanocnn.evaluation.evaluate import AverageFlips, evaluate
+    from nanocnn.evaluation.evaluate import evaluate
     from nanocnn.evaluation.tables import figures, write_predictions
     from nanocnn.images.batches import Batches
     from nanocnn.networks.build import catalogue
-    from nanocnn.networks.fused import fuse_pooling
-    from nanocnn.networks.rewrite import Folding, fold_batch_norm
     from nanocnn.run.page import write_page
     from nanocnn.run.restore import restore, trained_on
     from nanocnn.training.device import pick_computing
@@ -63,15 +62,8 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     batch_size = args.batch_size or config.train.batch_size
     batches = Batches(split, info, batch_size, computing.device)
 
-    # the same network, computed faster
-    folding = Folding(computing.place(model), 0, exact=True)
-    if args.fold:
-        folding = fold_batch_norm(folding.model, info.image_shape)
-    model = fuse_pooling(folding.model, info.image_shape)
-    if config.data.average_flips:
-        model = AverageFlips(model)
-
-    # what it makes of them
+    # what the same network, computed faster, makes of them
+    model, folding = faster(computing.place(model), info, args.fold, config.data.average_flips)
     loss = build_loss(config.loss, info).to(computing.device)
     start = time.perf_counter()
     evaluation = evaluate(model, batches, loss, computing.precision)
@@ -101,6 +93,21 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
             pictures = pictures_of(report["mistakes"], model, batches, computing.precision)
         write_page(report_file(path, args.split, ".html"), path, config, report, pictures)
     return report
+
+
+def faster(
+    model: nn.Module, info: DataInfo, fold: bool, average_flips: bool
+) -> tuple[nn.Module, Folding]:
+    """The same function of images, and what was folded for it."""
+    from nanocnn.evaluation.evaluate import AverageFlips
+    from nanocnn.networks.fused import fuse_pooling
+    from nanocnn.networks.rewrite import Folding, fold_batch_norm
+
+    folding = Folding(model, 0, exact=True)
+    if fold:
+        folding = fold_batch_norm(model, info.image_shape)
+    fused = fuse_pooling(folding.model, info.image_shape)
+    return AverageFlips(fused) if average_flips else fused, folding
 
 
 def pictures_of(
@@ -172,26 +179,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--split", default="test", choices=["train", "val", "test"], help="default: test"
     )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the report there too; - prints it alone"
-    )
-    parser.add_argument(
-        "--predictions",
-        type=Path,
-        metavar="FILE",
-        help="write a CSV file there: label, prediction and probabilities of every image",
-    )
-    parser.add_argument(
-        "--report",
-        action="store_true",
-        help="write a page beside the checkpoint: test.html, which says it with pictures",
-    )
-    parser.add_argument(
-        "--no-pictures",
-        dest="pictures",
-        action="store_false",
-        help="of --report: no image is shown there",
-    )
+    add_outputs(parser)
     parser.add_argument(
         "--data-root",
         type=os.path.expanduser,
@@ -229,6 +217,30 @@ def parse(arguments: Sequence[str]) -> Namespace:
         if copy and (copy.is_dir() or not copy.parent.is_dir()):
             raise UserError(f"{option} {name}: should name a file in a folder that exists")
     return args
+
+
+def add_outputs(parser: ArgumentParser) -> None:
+    """What is written, besides the report in the run folder."""
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report there too; - prints it alone"
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write a CSV file there: label, prediction and probabilities of every image",
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="write a page beside the checkpoint: test.html, which says it with pictures",
+    )
+    parser.add_argument(
+        "--no-pictures",
+        dest="pictures",
+        action="store_false",
+        help="of --report: no image is shown there",
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

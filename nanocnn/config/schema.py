@@ -669,7 +669,7 @@ class Log(Section):
     every: int = Field(50, ge=1, description="steps between two points of the training curves")
     pictures: Literal["first and last", "each", "never"] = Field(
         "first and last",
-        description="first and last | each | never: epochs of which TensorBoard shows pictures",
+        description="epochs of which TensorBoard shows pictures",
     )
 
 

@@ -26,7 +26,7 @@ from nanocnn.training.learner import Learner
 MISTAKES = 16
 AUGMENTED = 16  # images of a batch
 CURVES = 10  # classes that have a precision-recall curve
-SIDE = 96  # pixels of an image among others
+SIDE, WIDTH = 96, 480  # pixels of an image among others, and of a row of them
 
 
 class Pictures:
@@ -114,7 +114,7 @@ class Pictures:
             Cell(name, [fitted(picture_of(image), SIDE)])
             for name, image in zip(names, pixels.round().byte().cpu().numpy(), strict=False)
         ]
-        add_image(writer, "augmented", sheet(cells), progress.step)
+        add_image(writer, "augmented", sheet(cells, WIDTH), progress.step)
 
     def draw_validation(self, writer: Any, step: int, validation: Evaluation) -> None:
         from nanocnn.evaluation import charts
@@ -155,7 +155,8 @@ class Pictures:
             [
                 Cell(f"{label}, taken for {said} {sure:.0%}", [fitted(picture_of(image), SIDE)])
                 for label, said, sure, image in pairs
-            ]
+            ],
+            WIDTH,
         )
 
     @property

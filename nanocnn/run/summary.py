@@ -103,8 +103,11 @@ def sprites(images: Tensor) -> Tensor:
 
 
 def options_of(config: Config) -> dict[str, Any]:
-    """The keys that the config sets, by their names with dots, and their values."""
-    found: dict[str, Any] = {}
+    """The keys that the config sets, by their names with dots, and their values; the seed always.
+
+    Those that no result depends on are left out.
+    """
+    found: dict[str, Any] = {"seed": config.seed}
 
     def add(prefix: str, values: dict[str, Any]) -> None:
         for key, value in values.items():
@@ -115,5 +118,7 @@ def options_of(config: Config) -> dict[str, Any]:
             else:
                 found[prefix + key] = "null" if value is None else str(value)
 
-    add("", config.model_dump(mode="json", exclude_unset=True))
+    values = config.model_dump(mode="json", exclude_unset=True, exclude={"name", "log"})
+    values.get("data", {}).pop("root", None)
+    add("", values)
     return found
