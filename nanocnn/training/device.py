@@ -9,15 +9,40 @@ from torch import nn
 from nanocnn.config.schema import Config
 from nanocnn.system.errors import UserError
 
+UNSAFE_CHANNELS = 8
+
 
 class Computing(NamedTuple):
     device: torch.device
     precision: torch.dtype  # but for float32, autocast to it
     memory_format: torch.memory_format  # of maps (B, C, H, W) and of the weights that make them
 
+    @property
+    def is_channels_last(self) -> bool:
+        return self.memory_format == torch.channels_last
+
+    def suited_to(self, model: nn.Module) -> "Computing":
+        """The same, but for a layout in which PyTorch would overwrite memory that is not its own.
+
+        On a CPU the gradient of a 1x1 convolution with a stride and fewer than 8 channels does so
+        where maps are laid out as (N, H, W, C): found with torch 2.14.1 on AVX-512. Processes then
+        crash at some later moment.
+        """
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+        is_unsafe = any(
+            layer.kernel_size == (1, 1)
+            and max(layer.stride) > 1
+            and layer.in_channels < UNSAFE_CHANNELS
+            for layer in layers
+        )
+        if self.device.type != "cpu" or not is_unsafe:
+            return self
+        return self._replace(memory_format=torch.contiguous_format)
+
     def place(self, model: nn.Module) -> nn.Module:
-        """`model` itself, moved there and laid out so."""
-        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        """`model` itself, moved there and laid out so, or as it is safe."""
+        memory_format = self.suited_to(model).memory_format
+        return model.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
 
     def autocast(self) -> torch.autocast:
         """The context in which a network computes in this precision."""

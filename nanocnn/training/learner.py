@@ -40,7 +40,12 @@ class Learner:
 
     def __init__(self, model: nn.Module, config: Config, info: DataInfo, computing: Computing):
         refuse_single_image(model, config, info)
-        self.computing = computing
+        self.computing = computing = computing.suited_to(model)
+        if config.train.channels_last is True and not computing.is_channels_last:
+            raise UserError(
+                "train.channels_last = true: cannot act, since PyTorch corrupts memory in a 1x1 "
+                "convolution with a stride and fewer than 8 channels; allowed are auto and false"
+            )
         self.model = computing.place(model)
         self.loss = build_loss(config.loss, info).to(computing.device)
         self.optimizer = build_optimizer(config.optimizer, model, info.image_shape)

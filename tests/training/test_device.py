@@ -6,10 +6,11 @@ import sys
 import pytest
 import torch
 from conftest import PROJECT
+from torch import nn
 
 from nanocnn.images.randomness import seed_torch
 from nanocnn.system.startup import prepare_process
-from nanocnn.training.device import pick_memory_format
+from nanocnn.training.device import Computing, pick_memory_format
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 
@@ -28,6 +29,37 @@ CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 )
 def test_the_layout_is_what_was_asked_for_or_what_is_faster(asked, device, precision, expected):
     assert pick_memory_format(asked, device, precision) is expected
+
+
+@pytest.mark.parametrize(
+    "layer, device, is_safe",
+    [
+        (nn.Conv2d(7, 8, 1, stride=2), CPU, False),
+        (nn.Conv2d(1, 8, 1, stride=(1, 3)), CPU, False),
+        (nn.Conv2d(8, 8, 1, stride=2), CPU, True),
+        (nn.Conv2d(7, 8, 1), CPU, True),
+        (nn.Conv2d(7, 8, 3, stride=2), CPU, True),
+        (nn.Conv2d(7, 8, 1, stride=2), CUDA, True),
+    ],
+)
+def test_a_layout_in_which_torch_corrupts_memory_is_not_taken(layer, device, is_safe):
+    computing = Computing(device, torch.float32, torch.channels_last)
+    suited = computing.suited_to(nn.Sequential(nn.ReLU(), layer))
+    assert suited.is_channels_last == is_safe
+
+
+@pytest.mark.slow
+def test_a_narrow_network_of_shortcuts_trains(tmp_path):
+    """In another process: where memory is corrupted it ends by a signal."""
+    options = ["model={name: resnet18, width: 0.05}", "train.epochs=2", "data.limit=100"]
+    command = [sys.executable, PROJECT / "train.py", *options]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    refused = subprocess.run(
+        [*command, "train.channels_last=true"],
+        cwd=tmp_path, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert refused.returncode == 2 and "train.channels_last = true" in refused.stderr
 
 
 @pytest.mark.parametrize(
