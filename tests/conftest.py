@@ -33,6 +33,7 @@ from nanocnn.networks import build
 from nanocnn.run import restore as restoring
 from nanocnn.run import resume
 from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.run.pictures import Pictures
 from nanocnn.run.resume import Place
 from nanocnn.system.errors import exit_code
 from nanocnn.system.signals import NAMES
@@ -47,6 +48,9 @@ CPU = torch.device("cpu")
 # files. Runs in one process, in one second, are an affair of tests: let its text sort as its
 # numbers do.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
+# most tests are of other things, and to draw takes a second
+draw_pictures = Pictures.draw
+Pictures.draw = lambda *_: None
 SCRIPTS = {
     "train.py": train_script.main,
     "test.py": test_script.main,

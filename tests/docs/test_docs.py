@@ -391,7 +391,14 @@ def test_a_run_folder_and_a_report_hold_what_is_said_of_them(small_run, script):
     held = [path.name for path in run.iterdir()]
     assert not [name for name in held if not any(fnmatch(name, pattern) for pattern in rows)]
     absent = {pattern for pattern in rows if not any(fnmatch(name, pattern) for name in held)}
-    assert absent <= {"unreadable.txt", "origin_hashes.txt", ".lock", "look"}
+    assert absent <= {
+        "unreadable.txt",
+        "origin_hashes.txt",
+        ".lock",
+        "look",
+        "00000",
+        "projector_config.pbtxt",
+    }
     metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert rows["metrics.jsonl"] == f"a line an epoch: {', '.join(metrics)}"
 

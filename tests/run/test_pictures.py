@@ -11,9 +11,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
+from conftest import draw_pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.run.pictures import Pictures
 
 SMALL = [
     *("data.limit=200", "data.validation=60", "train.batch_size=35", "train.epochs=3"),
@@ -25,6 +27,11 @@ PAGES = {
     "images": {"confusion", "reliability", "mistakes", "augmented", "feature_maps", "filters/"},
     "histograms": {"weights/", "gradients/"},
 }
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch):
+    monkeypatch.setattr(Pictures, "draw", draw_pictures)
 
 
 def events(folder):
