@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 # numbers do.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
 # most tests are of other things, and to draw takes a second
-draw_pictures = Pictures.draw
+DRAW = Pictures.draw
 Pictures.draw = lambda *_: None
 SCRIPTS = {
     "train.py": train_script.main,
@@ -117,6 +117,12 @@ def script(tmp_path, monkeypatch, capsys):
         return Result(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Runs draw the pictures of TensorBoard."""
+    monkeypatch.setattr(Pictures, "draw", DRAW)
 
 
 @pytest.fixture(scope="session")

@@ -76,11 +76,13 @@ def test_the_schema_refuses_what_the_project_refuses(text):
     ],
 )
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
 def test_no_key_is_without_a_reader(tmp_path, options):
     """Whoever adds a key and forgets to use it finds this test red."""
     assert unread_keys(load_config("digits.yaml", [*QUICK, *options]), tmp_path) == set()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_key_without_a_reader_is_found(tmp_path):
     class MoreOptions(Train):
         speed: int = 3

@@ -11,27 +11,21 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
-from conftest import draw_pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanocnn.run.checkpoint import load_checkpoint
-from nanocnn.run.pictures import Pictures
 
 SMALL = [
     *("data.limit=200", "data.validation=60", "train.batch_size=35", "train.epochs=3"),
     *("train.ema=0.9", "data.augment.mixup=0.4", "data.augment.shift=1"),
     "model={name: convnet, channels: [[4]], norm: batch, hidden: [8], dropout: 0.3}",
 ]
+pytestmark = pytest.mark.usefixtures("drawn")
 JSON = "application/json"
 PAGES = {
     "images": {"confusion", "reliability", "mistakes", "augmented", "feature_maps", "filters/"},
     "histograms": {"weights/", "gradients/"},
 }
-
-
-@pytest.fixture(autouse=True)
-def drawn(monkeypatch):
-    monkeypatch.setattr(Pictures, "draw", draw_pictures)
 
 
 def events(folder):
