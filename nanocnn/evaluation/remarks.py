@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 GAP = 0.1  # of accuracy, between training and validation
@@ -26,19 +25,19 @@ Row = Mapping[str, Any]  # a line of metrics.jsonl
 
 def remarks(
     rows: Sequence[Row],
-    confusion: Sequence[Sequence[int]] | None,
+    judged: tuple[Tensor, Tensor] | None,
     classes: Sequence[str],
     dead: Mapping[str, Tensor],
 ) -> list[str]:
-    """What is seen in these epochs, in the last validation's counts (rows = truth), and in which
-    units of each ReLU are `dead`.
+    """What is seen in these epochs, in the last validation's labels and predictions (N,), and in
+    which units of each ReLU are `dead`.
     """
     trained = [row for row in rows if row["epoch"] > 0]  # 0 is that of a fitted head
     if not trained or trained[-1]["step"] < FEWEST_STEPS:
         return []
-    judged = [row for row in trained if row["val_loss"] is not None]
-    found = [by_heart(judged), still_falling(judged), rose_in_warm_up(trained)]
-    found += [never_predicted(confusion, classes) if confusion else None, half_dead(dead)]
+    validated = [row for row in trained if row["val_loss"] is not None]
+    found = [by_heart(validated), still_falling(validated), rose_in_warm_up(trained)]
+    found += [never_predicted(*judged, classes) if judged else None, half_dead(dead)]
     return [remark for remark in found if remark]
 
 
@@ -103,11 +102,11 @@ def rose_in_warm_up(rows: Sequence[Row]) -> str | None:
     return None
 
 
-def never_predicted(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str | None:
+def never_predicted(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> str | None:
     """Classes that have images enough, and that no image is taken for."""
-    counts = np.array(confusion)
-    found = np.flatnonzero((counts.sum(axis=1) >= ENOUGH) & (counts.sum(axis=0) == 0))
-    if not len(found):
+    images, times = (each.bincount(minlength=len(classes)) for each in (labels, predictions))
+    found = ((images >= ENOUGH) & (times == 0)).nonzero()[:, 0].tolist()
+    if not found:
         return None
     named = ", ".join(classes[k] for k in found[:NAMED])
     more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""

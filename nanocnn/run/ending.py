@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.activity import dead_units
 from nanocnn.evaluation.evaluate import Evaluation
-from nanocnn.evaluation.metrics import confusion
 from nanocnn.evaluation.remarks import remarks
 from nanocnn.images.batches import Batches
 from nanocnn.images.stream import StreamError
@@ -42,11 +41,9 @@ def remarks_on(
     try:
         rows = read_rows(folder / "metrics.jsonl")
         classes = data.info.classes
-        counts = None
-        if validation:
-            counts = confusion(validation.labels, validation.predictions, len(classes))
+        judged = (validation.labels, validation.predictions) if validation else None
         dead = dead_units_of(learner.parts.get("ema", learner.model), data.val or data.train)
-        return remarks(rows, counts, [*map(one_line, classes)], dead)
+        return remarks(rows, judged, [*map(one_line, classes)], dead)
     except Exception as error:  # noqa: BLE001  a network that a user wrote may do anything
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"warning: no remarks on the run: {why}", file=sys.stderr)

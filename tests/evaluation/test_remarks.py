@@ -16,7 +16,12 @@ def said(*epochs, confusion=None, classes=("a", "b", "c"), dead=None):
         {"epoch": n, "step": 30 * n, **dict(zip(KEYS, each, strict=True))}
         for n, each in enumerate(epochs, 1)
     ]
-    return remarks(rows, confusion, classes, dead or {})
+    judged = None
+    if confusion:
+        cells = torch.tensor(confusion).flatten()
+        judged = torch.arange(len(cells)).repeat_interleave(cells)
+        judged = judged // len(classes), judged % len(classes)
+    return remarks(rows, judged, classes, dead or {})
 
 
 def test_a_good_training_is_not_remarked_on():
@@ -68,7 +73,8 @@ def test_classes_that_are_never_predicted():
     (found,) = said(*GOOD, confusion=counts)
     assert "1 of 3 classes are never predicted: c." in found
     row = dict(zip(KEYS, GOOD[0], strict=True)) | {"epoch": 1, "step": 1}  # a trial
-    assert remarks([row], counts, "abc", {}) == []
+    ones = torch.zeros(20, dtype=torch.long)
+    assert remarks([row], (ones, ones + 1), "abc", {}) == []
     counts[2] = [3, 6, 0]  # 9 images are too few to say so
     assert said(*GOOD, confusion=counts) == []
 

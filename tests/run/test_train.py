@@ -431,7 +431,7 @@ def test_help_waits_for_no_heavy_import(name):
 def test_a_run_imports_nothing_that_it_does_not_use(optimizer, tmp_path):
     code = (
         f"import runpy, sys; sys.argv = ['train.py', '--run-dir', {str(tmp_path / 'run')!r}, "
-        "'data.limit=40',"
+        "'data.limit=40', 'log.pictures=never',"
         f" 'train.epochs=1', 'optimizer={{name: {optimizer}}}',"
         " 'model={name: mlp, hidden: [16, 16]}']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -443,6 +443,15 @@ def test_a_run_imports_nothing_that_it_does_not_use(optimizer, tmp_path):
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert done.stdout.endswith("code 0 set()\n")
+
+
+def test_what_a_run_stands_on_imports_no_statistics():
+    """They take a second; scikit-learn's digits bring them, but no other images do."""
+    code = "import sys, nanocnn.run.run; print({'scipy', 'sklearn', 'jinja2'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_the_smoke_config_learns_real_mnist(mnist_root, script):
