@@ -59,7 +59,9 @@ def bytes_of(size: int | str) -> int:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        defer_build=True, strict=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="after")
     def check_numbers(self) -> Self:

@@ -26,7 +26,11 @@ class Contents(BaseModel):
     """Values of exactly these types; later versions may add keys."""
 
     model_config = ConfigDict(
-        strict=True, extra="allow", allow_inf_nan=False, arbitrary_types_allowed=True
+        defer_build=True,
+        strict=True,
+        extra="allow",
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
     )
 
 
