@@ -23,8 +23,8 @@ from nanocnn.run.summary import copied, draw_run, judged, names_of
 from nanocnn.system.output import one_line
 from nanocnn.training.learner import Learner
 
-MISTAKES = 16
-AUGMENTED = 16  # images of a batch
+MISTAKES = 15
+AUGMENTED = 15  # images of a batch
 CURVES = 10  # classes that have a precision-recall curve
 SIDE, WIDTH = 96, 480  # pixels of an image among others, and of a row of them
 
