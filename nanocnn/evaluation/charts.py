@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,9 @@ def svg_of(chart: Any, title: str) -> str:
     from matplotlib import pyplot
 
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nanocnn"}):
+    rc = {"svg.fonttype": "none", "svg.hashsalt": "nanocnn"}
+    with matplotlib.rc_context(rc), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a font: text stays text, for the browser's
         chart.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     pyplot.close(chart)
     text = file.getvalue()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nanocnn.evaluation import charts
 from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.evaluation.occlusion import occlusion
 from nanocnn.evaluation.page import About, Mistakes, hardest_pairs, report_page
@@ -143,3 +144,9 @@ def test_the_page_in_a_browser(tmp_path):
     assert values == sorted(values, reverse=True)
     assert found["up"] == found["down"][::-1]
     assert found["asked"] == [] and found["wide"] <= 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_any_script_are_drawn_without_a_word():
+    drawn = charts.confusion_matrix([[3, 1], [0, 2]], ["猫", "$x$"])
+    assert "猫" in drawn and "$x$" in drawn
