@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from nanocnn.networks.rewrite import Folding
 
 
-def judge(path: Path, args: Namespace) -> dict[str, Any]:
-    """The report on the checkpoint at `path`: all of test.json (see docs).
+def judge(path: Path, args: Namespace) -> tuple[dict[str, Any], Callable[[], None]]:
+    """The report on the checkpoint at `path`, all of test.json (see docs), and what writes the
+    files beside it that `args` ask for.
 
     Options that are None stay as they were in training. Raises UserError where checkpoint and
     images do not fit.
@@ -55,7 +56,7 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
     from nanocnn.training.device import pick_computing
     from nanocnn.training.loss import build_loss
 
-    # the trained network, and the images: only here, and only when asked, is the test split read
+    # the network, and the images: only here, and only when asked, is the test split read
     model, config, info, checkpoint, _ = restore(path, networks=catalogue(MODELS))
     computing = pick_computing(config, args.device, typed="--device ")
     split = read_split(path.parent, config, info, args)
@@ -72,9 +73,7 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
         raise UserError(f"{path}: its loss on these images is {evaluation.loss}: no result")
     # what is said of it
     names = split.files.paths if split.files else None
-    temperature = (checkpoint["validation"] or {}).get("temperature")
-    if args.predictions:
-        write_predictions(args.predictions, evaluation, info.classes, names, temperature)
+    temperature = temperature_of(checkpoint)
     report = {
         "dataset": info.dataset,
         "split": args.split,
@@ -87,12 +86,23 @@ def judge(path: Path, args: Namespace) -> dict[str, Any]:
         "evaluation_seconds": seconds,
         "average_flips": config.data.average_flips,
     }
-    if args.report:
-        pictures = None
-        if args.pictures:
-            pictures = pictures_of(report["mistakes"], model, batches, computing.precision)
-        write_page(report_file(path, args.split, ".html"), path, config, report, pictures)
-    return report
+    pictures = None
+    if args.report and args.pictures:
+        pictures = pictures_of(report["mistakes"], model, batches, computing.precision)
+
+    def write() -> None:
+        if args.predictions:
+            write_predictions(args.predictions, evaluation, info.classes, names, temperature)
+        if args.report:
+            write_page(report_file(path, args.split, ".html"), path, config, report, pictures)
+
+    return report, write
+
+
+def temperature_of(checkpoint: dict[str, Any]) -> float | None:
+    """That of its weights, of which there is none between two epochs."""
+    is_whole = checkpoint["partial"] is None
+    return (checkpoint["validation"] or {}).get("temperature") if is_whole else None
 
 
 def faster(
@@ -213,9 +223,10 @@ def parse(arguments: Sequence[str]) -> Namespace:
     if not args.pictures and not args.report:
         raise UserError("--no-pictures: cannot act without --report")
     for option, name in (("--json", args.json), ("--predictions", args.predictions)):
-        copy = None if name in (None, "-") else Path(name)
-        if copy and (copy.is_dir() or not copy.parent.is_dir()):
-            raise UserError(f"{option} {name}: should name a file in a folder that exists")
+        if name not in (None, "-"):
+            check_output(option, Path(name))
+    if args.predictions and args.json == str(args.predictions):
+        raise UserError(f"--json {args.json}: is the file of --predictions too")
     return args
 
 
@@ -243,21 +254,32 @@ def add_outputs(parser: ArgumentParser) -> None:
     )
 
 
-def main(arguments: Sequence[str]) -> None:
-    args = parse(arguments)
-    check_memory_limits()
-    from nanocnn.evaluation.metrics import mean_of_seeds
-    from nanocnn.evaluation.tables import print_report, print_unreadable
-    from nanocnn.run.restore import find_checkpoints
-    from nanocnn.system.files import write_json
-    from nanocnn.system.output import check_delivered, deliver
+def check_output(option: str, file: Path) -> None:
+    """Raises UserError for a file that cannot be written, or that should not be."""
+    from nanocnn.system.files import is_sealed
 
-    paths = find_checkpoints(args.ckpt)
-    prepare_process()
-    reports = []
+    if file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"{option} {file}: should name a file in a folder that exists")
+    if file.exists() and (not file.is_file() or is_sealed(file)):
+        raise UserError(f"{option} {file}: is a checkpoint, or no file; should name another")
+
+
+def judge_all(
+    paths: list[Path], args: Namespace
+) -> tuple[list[dict[str, Any]], list[Callable[[], None]]]:
+    """The reports on several checkpoints, each with what writes its files; `judge` of each."""
+    from nanocnn.system.output import in_shell
+
+    if len(paths) > 1 and args.predictions:
+        raise UserError(
+            f"--predictions {args.predictions}: cannot act on {len(paths)} runs at once; type "
+            f"--ckpt {in_shell(paths[0].parent)} for one of them"
+        )
+    reports, writes = [], []
     for path in paths:
-        report = judge(path, args)
+        report, write = judge(path, args)
         reports.append(report)
+        writes.append(write)
         if report["trained_on"]:
             print(
                 f"warning: {path}: {report['trained_on']:,} of these {report['n']:,} images were "
@@ -269,6 +291,21 @@ def main(arguments: Sequence[str]) -> None:
                 f"{path}: {report['correct']:,} of {report['n']:,} correct, "
                 f"{report['accuracy']:.2%}"
             )
+    return reports, writes
+
+
+def main(arguments: Sequence[str]) -> None:
+    args = parse(arguments)
+    check_memory_limits()
+    from nanocnn.evaluation.metrics import mean_of_seeds
+    from nanocnn.evaluation.tables import print_report, print_unreadable
+    from nanocnn.run.restore import find_checkpoints
+    from nanocnn.system.files import write_json
+    from nanocnn.system.output import check_delivered, deliver, one_line
+
+    paths = find_checkpoints(args.ckpt)
+    prepare_process()
+    reports, writes = judge_all(paths, args)
     result, files = reports[0], [written_beside(path, args.split) for path in paths]
     if len(paths) > 1:
         seeds = mean_of_seeds([report["accuracy"] for report in reports])
@@ -287,8 +324,10 @@ def main(arguments: Sequence[str]) -> None:
         for file, report in zip(files, reports, strict=True):
             if file:
                 write_json(file, report)
+        for write in writes:
+            write()
     except OSError as error:
-        raise UserError(f"cannot write the report: {error}") from None
+        raise UserError(f"cannot write a file of the report: {error}") from None
     finally:
         if args.json == "-":
             deliver(json.dumps(result, indent=2) + "\n")
@@ -297,6 +336,10 @@ def main(arguments: Sequence[str]) -> None:
             print_unreadable(result)
         else:
             print_report(result)
+        check_delivered()
+    if args.report and args.json != "-":
+        for path in paths:
+            print(f"{one_line(str(report_file(path, args.split, '.html')))} shows it")
         check_delivered()
 
 

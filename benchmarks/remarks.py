@@ -23,12 +23,12 @@ from train import train
 CONSTANT = "schedule.name=constant"
 SHOWN = {  # what a remark has in it, and a run made to show it
     "by heart": [
-        *("data.limit=300", "data.validation=0.8", "data.augment.shift=0", "train.batch_size=20"),
-        *("train.epochs=150", CONSTANT, "optimizer={name: adam, lr: 0.003}"),
+        *("data.limit=200", "data.validation=0.8", "data.augment.shift=0", "train.batch_size=20"),
+        *("train.epochs=300", CONSTANT, "optimizer={name: adam, lr: 0.003}", "log.pictures=never"),
     ],
     "still falls": ["train.epochs=6", CONSTANT, "optimizer={name: sgd, lr: 0.003}"],
     "rose in warm-up": [
-        *("train.epochs=10", "optimizer={name: sgd, lr: 1.5, momentum: 0.9}"),
+        *("train.epochs=10", "optimizer={name: sgd, lr: 0.8, momentum: 0.9}"),
         "schedule={name: one_cycle, warmup: 0.5}",
     ],
     "never predicted": ["train.epochs=1", CONSTANT, "optimizer={name: sgd, lr: 0.0005}"],

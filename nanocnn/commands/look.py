@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -83,6 +83,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: as in training"
     )
+    parser.add_argument("stray", nargs="*", help=SUPPRESS)  # to be told what to type instead
     add_networks(parser)
     args = parser.read(arguments)
     if args.images is not None and args.images < 1:
@@ -157,6 +158,7 @@ def prepare(restored: Restored, args: Namespace) -> tuple[Subject, dict[str, Fie
     """The network and its images on the device, and the receptive fields of the layers to look
     at.
     """
+    from nanocnn.evaluation.evaluate import AverageFlips
     from nanocnn.evaluation.looking import Subject, calls_of, choose
     from nanocnn.evaluation.receptive import receptive_fields
     from nanocnn.images.batches import Batches
@@ -176,7 +178,8 @@ def prepare(restored: Restored, args: Namespace) -> tuple[Subject, dict[str, Fie
     )
     temperature = (restored.checkpoint["validation"] or {}).get("temperature") or 1.0
     model, folded = computing.place(restored.model), computing.place(folded)
-    return Subject(model, folded, calls, seen, unseen, temperature), fields, shown
+    judged = AverageFlips(model) if restored.config.data.average_flips else model
+    return Subject(model, judged, folded, calls, seen, unseen, temperature), fields, shown
 
 
 def read_images(restored: Restored, root: str | None) -> tuple[Split, Shown]:

@@ -82,7 +82,9 @@ def print_choices(config: Config) -> None:
         f"images: {config.data.image_size} pixels, {config.data.resize} (data.image_size, .resize)"
     )
     head = "the last layer is fitted" if config.train.fit_head else "no head is fitted"
-    print(f"training: {head}, then {config.train.epochs} epochs of all layers (train.epochs)")
+    epochs = config.train.epochs
+    rest = f"then all layers trained for {epochs} epochs" if epochs else "no other is trained"
+    print(f"training: {head}, {rest} (train.epochs)")
 
 
 def run(*words: str) -> None:

@@ -8,6 +8,7 @@ as `networks`.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -91,6 +92,17 @@ def read_values(
     places = {key: f"{path}, line {line}" for key, line in lines.items()}
     for override in in_order(overrides):
         apply_override(values, places, override)
+    typed = {override.partition("=")[0]: override for override in overrides}
+    model, data = (values.get(name) for name in ("model", "data"))
+    if "model.weights" in typed and "model.pretrained" not in typed and isinstance(model, dict):
+        model.pop("pretrained", None)  # of the file: what is typed takes its place
+    dataset = data.get("dataset", "digits") if isinstance(data, dict) else "digits"
+    if "data.root" in typed and dataset == "digits":
+        print(
+            f"warning: {typed['data.root']}: is not read, since digits come with scikit-learn; for "
+            f"pictures of your own type --config photos.yaml {in_shell(typed['data.root'])}",
+            file=sys.stderr,
+        )
     return values, places
 
 

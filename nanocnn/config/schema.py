@@ -709,6 +709,7 @@ class Network(Named):
         if len(keys) > 1:
             raise ValueError(
                 f"{' and '.join(keys)}: each gives the first weights; one of them should go"
+                f"{', as by model.pretrained=false' * ('pretrained' in keys)}"
             )
         return self
 

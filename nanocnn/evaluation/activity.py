@@ -1,5 +1,6 @@
 """Which units of a network answer to anything."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,16 +12,20 @@ from torch import Tensor, nn
 def dead_units(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Of each ReLU, by its name, which of its units (U,) bool are zero for all of these images.
 
-    Batches (B, C, H, W) are normalised. A unit is a channel, or an output of a linear layer. Of a
-    ReLU that works in several places a unit is dead that is so in all. The network is left in the
-    mode in which it was.
+    Batches (B, C, H, W) are normalised. A unit is a channel, or an output of a linear layer. A ReLU
+    that works in several places has a name for each. The network is left in the mode in which it
+    was.
     """
     found: dict[str, Tensor] = {}
+    calls: Counter[str] = Counter()  # of each in this batch
 
     def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            dead = (output <= 0).transpose(0, 1).flatten(1).all(1).cpu()
-            found[name] = found[name] & dead if name in found else dead
+            axis = output.ndim - 1 if output.ndim == 3 else 1  # of tokens (B, T, C) the last
+            dead = (output <= 0).movedim(axis, 0).flatten(1).all(1).cpu()
+            calls[name] += 1
+            place = name if calls[name] == 1 else f"{name}, call {calls[name]}"
+            found[place] = found[place] & dead if place in found else dead
 
         return hook
 
@@ -33,6 +38,7 @@ def dead_units(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]
     model.eval()
     try:
         for images in batches:
+            calls.clear()
             model(images)
     finally:
         for each in hooks:

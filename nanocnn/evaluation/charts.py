@@ -40,7 +40,7 @@ def svg_of(chart: Any, title: str) -> str:
     from matplotlib import pyplot
 
     file = io.StringIO()
-    rc = {"svg.fonttype": "none", "svg.hashsalt": "nanocnn"}
+    rc: Any = {"svg.fonttype": "none", "svg.hashsalt": "nanocnn"}
     with matplotlib.rc_context(rc), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of a font: text stays text, for the browser's
         chart.savefig(file, format="svg", transparent=True, metadata={"Date": None})

@@ -36,6 +36,7 @@ MOST_MAPS = 64
 VALUE = 6  # pixels of one of the values of a linear layer
 ROW = 64  # of these
 BARS = 5
+NOTHING = 1e-6  # the response of a filter that is dead, but for rounding
 PHOTO = 40  # pixels of a side, beyond which patches are kept as photos are
 
 
@@ -188,7 +189,7 @@ def layer_shown(layer: Responses, image_shape: tuple[int, ...]) -> dict[str, Any
         {
             "number": each.number,
             "response": each.response,
-            "silent": layer.is_rectified and each.response <= 0,
+            "silent": layer.is_rectified and each.response <= NOTHING,
             "patches": uri_of(each.patches, is_photo),
             "projection": uri_of(each.projection, is_photo) if each.projection else "",
         }

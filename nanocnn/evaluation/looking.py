@@ -34,6 +34,7 @@ class Subject(NamedTuple):
     """A trained network on a device, and images there."""
 
     model: nn.Module
+    judged: nn.Module  # `model`, or with data.average_flips its mean over mirror images
     folded: nn.Module  # the same function: its convolutions do the batch normalisation after them
     calls: list[Call]  # of `folded`
     train: Batches
@@ -217,7 +218,7 @@ def sight(subject: Subject, wanted: int, with_gradcam: bool) -> Sight:
     images, labels = next(val.read([places]))
     normalised = val.normalise(images)
     with torch.inference_mode():
-        logits = model.eval()(normalised).float().cpu()
+        logits = subject.judged.eval()(normalised).float().cpu()
     likely = chances(logits, subject.temperature)
     predictions = torch.from_numpy(likely.argmax(1))
     target = target_of(model, tuple(images.shape[1:])) if with_gradcam else None
@@ -227,7 +228,7 @@ def sight(subject: Subject, wanted: int, with_gradcam: bool) -> Sight:
         places.tolist(),
         labels.tolist(),
         likely,
-        occlusion(model, normalised, predictions),
+        occlusion(subject.judged, normalised, predictions),
         cams,
         target,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanocnn.evaluation.calibration import FEWEST, calibration, chances, overconfidence
+from nanocnn.evaluation.calibration import calibration, chances, overconfidence
 from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.evaluation.metrics import confusion, per_class, wilson_interval
 from nanocnn.evaluation.scores import TOP, of_confusion, scores
@@ -106,6 +106,8 @@ def print_unreadable(report: dict[str, Any]) -> None:
 
 def with_interval(figure: dict[str, Any], form: str) -> str:
     low, high = figure["ci95"]
+    if low == high:  # resamples of the same values are alike, which is no certainty
+        return f"{figure['value']:{form}}"
     return f"{figure['value']:{form}} (95% interval {low:{form}} to {high:{form}})"
 
 
@@ -120,14 +122,14 @@ def print_probabilities(report: dict[str, Any]) -> None:
         )
     found = report["calibration"]
     if found["temperature"] is None:
-        how = (
-            f"as the network is; {FEWEST} validation images, not all of them right, would give a "
-            "temperature"
-        )
+        how = "the checkpoint keeps no temperature; docs/looking.md says when there is none"
     else:
+        which = "by which best.pt was chosen too"
+        if report["split"] == "val":
+            which = "which are these"
         how = (
-            f"at temperature {found['temperature']:.3g} of the validation images, by which "
-            f"best.pt was chosen too; without it {found['before']['ece']:.2%}"
+            f"at temperature {found['temperature']:.3g} of the validation images, {which}; without "
+            f"it {found['before']['ece']:.2%}"
         )
     print(f"calibration error {found['ece']:.2%} ({how})")
     if found["overconfidence"] is not None:

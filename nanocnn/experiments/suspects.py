@@ -76,16 +76,17 @@ def folds_of(labels: np.ndarray, units: np.ndarray) -> list[tuple[np.ndarray, np
 def suspect_section(overview: Overview, suspects: Sequence[Suspect]) -> Section:
     """The first of them for a page."""
     classes = overview.info.classes
+    odd = [each for each in suspects if classes[each.suggested] != overview.label(each.place)]
     tiles = [
         overview.tile(
-            place, note=f"{classes[suggested]}? ({confidence:.1%} {overview.label(place)})"
+            place,
+            note=f"{overview.label(place)} ({confidence:.1%}), or {classes[suggested]}?",
         )
-        for place, suggested, confidence in suspects[:SHOWN]
+        for place, suggested, confidence in odd[:SHOWN]
     ]
-    odd = sum(classes[suggested] != overview.label(place) for place, suggested, _ in suspects)
     text = (
-        f"{odd:,} of {len(suspects):,} train and val labels are not the likeliest; "
-        f"the {len(tiles)} least likely are shown, and many of them are right"
+        f"{len(odd):,} of {len(suspects):,} train and val labels are not the likeliest; "
+        f"the {len(tiles)} least likely of them are shown, and many are right"
     )
     return Section("Labels to look at", text, tiles)
 

@@ -19,7 +19,14 @@ from nanocnn.images.table import DELIMITERS, decoded
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import replacing
 
-COLUMNS = ("path", "split", "label", "suggested", "confidence", "new_label")  # the last is yours
+COLUMNS = (
+    "path",
+    "split",
+    "label",
+    "suggested",
+    "label_probability",
+    "new_label",
+)  # the last is yours
 NEEDED = ("path", "new_label")
 HERE = "./"
 

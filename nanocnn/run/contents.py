@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from torch import Tensor
 
+from nanocnn.evaluation.calibration import HIGHEST, LOWEST
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import read_file
 
@@ -37,7 +38,7 @@ class Contents(BaseModel):
 class Validation(Contents):
     loss: float | None
     accuracy: Fraction | None
-    temperature: Annotated[float, Field(gt=0)] | None = None
+    temperature: Annotated[float, Field(ge=LOWEST, le=HIGHEST)] | None = None
 
 
 class Partial(Contents):

@@ -36,18 +36,18 @@ def remarks_on(
 ) -> list[str]:
     """What is to be seen in the run in this folder, and in its last `validation`.
 
-    Whatever goes wrong with that is said and ends nothing: the run is finished.
+    Where a network cannot be watched that is said and ends nothing: the run is finished.
     """
+    rows, classes = read_rows(folder / "metrics.jsonl"), data.info.classes
+    judged = (validation.labels, validation.predictions) if validation else None
+    dead: dict[str, Tensor] = {}
     try:
-        rows = read_rows(folder / "metrics.jsonl")
-        classes = data.info.classes
-        judged = (validation.labels, validation.predictions) if validation else None
-        dead = dead_units_of(learner.parts.get("ema", learner.model), data.val or data.train)
-        return remarks(rows, judged, [*map(one_line, classes)], dead)
+        if rows and rows[-1]["epoch"]:  # a head that was fitted trains no ReLU
+            dead = dead_units_of(learner.parts.get("ema", learner.model), data.val or data.train)
     except Exception as error:  # noqa: BLE001  a network that a user wrote may do anything
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"warning: no remarks on the run: {why}", file=sys.stderr)
-        return []
+        print(f"warning: no remarks on dead ReLUs: {why}", file=sys.stderr)
+    return remarks(rows, judged, [*map(one_line, classes)], dead)
 
 
 def dead_units_of(model: nn.Module, split: Batches) -> dict[str, Tensor]:

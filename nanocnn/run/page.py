@@ -32,13 +32,15 @@ def about(checkpoint: Path, config: Config, split: str) -> About:
         known = read_facts(folder)
         versions = known.get("versions", {})
         named = [f"{name} {versions[name]}" for name in ("nanocnn", "torch") if name in versions]
-        seconds = sum(known["seconds"].values())
+        seconds = sum(known.get("seconds", {}).values())
         where = [str(known[key]) for key in ("device", "precision", "platform") if key in known]
         facts = ", ".join([*named, *where, f"{seconds:,.0f} s in all"])
         remarks = known.get("remarks", [])
     name = shlex.quote(str(folder if is_run and checkpoint.stem == "best" else checkpoint))
     lines = [f"python train.py --config {shlex.quote(str(folder / 'config.yaml'))}"] * is_run
-    lines.append(f"python test.py --ckpt {name}{'' if split == 'test' else f' --split {split}'}")
+    lines.append(
+        f"python test.py --ckpt {name}{'' if split == 'test' else f' --split {split}'} --report"
+    )
     title = f"{config.name}: {config.model.name} on {config.data.dataset}"
     commands = "\n".join(map(one_line, lines))
     return About(one_line(title), rows, to_yaml(config), commands, facts, [*map(one_line, remarks)])

@@ -5,8 +5,7 @@ They change nothing: no state of the run is written, no number of its random one
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.evaluate import Evaluation
+from nanocnn.images.stream import StreamError
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.curves import Curves
 from nanocnn.run.ending import dead_units_of
@@ -32,12 +32,12 @@ SIDE, WIDTH = 96, 480  # pixels of an image among others, and of a row of them
 class Pictures:
     """Draws into the event files of `curves`, at epochs of log.pictures.
 
-    Whatever goes wrong is said once and ends nothing.
+    Whatever goes wrong is said once, and ends neither the run nor the other pictures.
     """
 
     def __init__(self, curves: Curves, config: Config, data: TrainingData, learner: Learner):
         self.curves, self.config, self.data, self.learner = curves, config, data, learner
-        self.has_failed = False
+        self.failed: set[str] = set()
 
     def draw(self, progress: Progress, validation: Evaluation | None, is_last: bool) -> None:
         """Those of an epoch that is over, and of the whole run if it is the last."""
@@ -45,34 +45,39 @@ class Pictures:
         is_first = progress.epoch == (0 if progress.head and not self.config.train.epochs else 1)
         if when == "never" or not (when == "each" or is_first or is_last):
             return
-        with self.harmless() as writer:
-            if writer:
-                self.draw_weights(writer, progress.step)
-                self.draw_network(writer, progress.step)
-                self.draw_batch(writer, progress)
-                if validation and self.data.val:
-                    self.draw_validation(writer, progress.step, validation)
-        with self.harmless() as writer:
-            if writer and is_last:
-                draw_run(writer, self.config, self.data, self.learner, progress)
+        step = progress.step
+        parts: dict[str, Callable[[Any], None]] = {
+            "weights": lambda writer: self.draw_weights(writer, step),
+            "filters and maps": lambda writer: self.draw_network(writer, step),
+            "dead ReLUs": lambda writer: self.draw_dead(writer, step),
+            "augmented images": lambda writer: self.draw_batch(writer, progress),
+        }
+        if validation and self.data.val:
+            parts["validation"] = lambda writer: self.draw_validation(writer, step, validation)
+        if is_last:
+            parts["whole run"] = lambda writer: draw_run(
+                writer, self.config, self.data, self.learner, progress
+            )
+        for name, part in parts.items():
+            self.attempt(name, part)
 
-    @contextmanager
-    def harmless(self) -> Iterator[Any]:
-        """The writer, None where there is none any more."""
-        if self.has_failed or not self.curves.writer:
-            yield None
+    def attempt(self, name: str, part: Callable[[Any], None]) -> None:
+        """Draw a part, unless it has failed before. Raises StreamError, which ends the run too."""
+        if name in self.failed or not self.curves.writer:
             return
         modes = {module: module.training for module in self.learner.model.modules()}
+        devices = [self.device] if self.device.type == "cuda" else []
         try:
-            devices = [self.device] if self.device.type == "cuda" else []
             with torch.random.fork_rng(devices), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch's tracer
-                yield self.curves.writer
+                part(self.curves.writer)
             self.curves.flush()
+        except StreamError:
+            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  pictures are not worth a run
-            self.has_failed = True
+            self.failed.add(name)
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            print(f"warning: no more pictures in TensorBoard: {why}", file=sys.stderr)
+            print(f"warning: TensorBoard shows no {name} from here on: {why}", file=sys.stderr)
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -85,20 +90,24 @@ class Pictures:
                 writer.add_histogram(f"gradients/{name}", parameter.grad.float().cpu(), step)
 
     def draw_network(self, writer: Any, step: int) -> None:
-        """The first filters, what the layers make of one image, and the share of dead ReLUs."""
+        """The first filters, and what the layers make of one image."""
         from nanocnn.evaluation.look_page import sheet_of_filters, sheet_of_steps
         from nanocnn.evaluation.looking import calls_of, first_filters
         from nanocnn.evaluation.maps import steps
 
         split, shape = self.data.val or self.data.train, self.data.info.image_shape
-        for name, dead in dead_units_of(judged(self.learner), split).items():
-            writer.add_scalar(f"dead_relus/{name}", float(dead.float().mean()), step)
         model = copied(self.learner)
         if found := first_filters(calls_of(model, shape), shape):
             add_image(writer, f"filters/{found[0]}", sheet_of_filters(found[1]), step)
         image, _ = next(split.read([torch.zeros(1, dtype=torch.long, device=self.device)]))
         made, _ = steps(model, split.normalise(image).cpu())
         add_image(writer, "feature_maps", sheet_of_steps(image[0].cpu(), made), step)
+
+    def draw_dead(self, writer: Any, step: int) -> None:
+        """The share of units behind each ReLU that are zero for all images."""
+        found = dead_units_of(judged(self.learner), self.data.val or self.data.train)
+        for name, dead in found.items():
+            writer.add_scalar(f"dead_relus/{name}", float(dead.float().mean()), step)
 
     def draw_batch(self, writer: Any, progress: Progress) -> None:
         """Images as augmentation makes them for the next epoch, or the last."""

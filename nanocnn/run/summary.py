@@ -43,7 +43,7 @@ def draw_options(writer: Any, config: Config, progress: Progress) -> None:
     from torch.utils.tensorboard.summary import hparams
 
     figures: dict[str, float] = {}
-    if progress.val_losses or progress.head:
+    if progress.val_losses or (progress.head and progress.head["accuracy"] is not None):
         accuracy, minus_loss = progress.best_score
         figures = {"best/val_accuracy": accuracy, "best/val_loss": -minus_loss}
     for summary in hparams(options_of(config), figures):

@@ -44,7 +44,7 @@ def test_without_enough_validation_images_there_is_no_temperature(script):
     done = script("test.py", "--ckpt", "run")
     found = json.loads(Path("run/test.json").read_text())["calibration"]
     assert found["temperature"] is None and found["ece"] == found["before"]["ece"]
-    assert "100 validation images" in done.out
+    assert "keeps no temperature" in done.out
 
 
 def test_the_page_stands_beside_the_report(script, digits_run):
@@ -105,5 +105,32 @@ def test_remarks_end_no_run_that_is_finished(script, monkeypatch):
     monkeypatch.setattr("nanocnn.run.ending.dead_units", fail)
     result = script("train.py", "--run-dir", "run", "train.epochs=1", "data.limit=200")
     assert result.code == 0
-    assert "warning: no remarks on the run: RuntimeError: out of memory" in result.error
+    assert "warning: no remarks on dead ReLUs: RuntimeError: out of memory" in result.error
     assert json.loads(Path("run/run.json").read_text())["exit_reason"] == "finished"
+
+
+def test_nothing_is_written_over_a_checkpoint_and_no_file_twice(script):
+    assert script("train.py", *QUICK).code == 0
+    before = Path("run/best.pt").read_bytes()
+    for option in ("--predictions", "--json"):
+        refused = script("test.py", "--ckpt", "run", option, "run/best.pt")
+        assert refused.code == 2 and "is a checkpoint" in refused.error
+    assert Path("run/best.pt").read_bytes() == before
+    refused = script("test.py", "--ckpt", "run", "--predictions", "x", "--json", "x")
+    assert refused.code == 2 and not Path("x").exists()
+
+
+def test_figures_are_printed_where_the_page_cannot_be_written(script):
+    assert script("train.py", *QUICK).code == 0
+    Path("run/test.html").mkdir()
+    Path("run/run.json").write_text("{}")  # of which the page takes nothing then
+    done = script("test.py", "--ckpt", "run", "--report")
+    assert done.code == 2 and "cannot write a file of the report" in done.error
+    assert "accuracy" in done.out and Path("run/test.json").is_file()
+
+
+def test_predictions_are_of_one_run(script):
+    options = ["train.epochs=1", "data.limit=300", "--seeds", "2", "--run-dir", "seeds"]
+    assert script("train.py", *options).code == 0
+    refused = script("test.py", "--ckpt", "seeds", "--predictions", "p.csv")
+    assert refused.code == 2 and "2 runs at once" in refused.error and not Path("p.csv").exists()

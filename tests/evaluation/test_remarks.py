@@ -87,6 +87,19 @@ def test_dead_units_are_counted_over_all_layers():
     assert said(*GOOD, dead=half) == []
 
 
+class Shared(nn.Module):
+    """One ReLU in three places, the last of tokens (B, T, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        first = self.relu(x.sum(1, keepdim=True).expand(-1, 4))
+        second = self.relu(-first[:, :2])
+        return self.relu(second[:, None].expand(-1, 5, -1) + torch.tensor([1.0, -1.0]))
+
+
 def test_a_unit_is_dead_that_answers_to_no_image():
     first, last = nn.Conv2d(1, 3, 1), nn.Linear(3 * 4, 2)
     with torch.no_grad():
@@ -105,6 +118,8 @@ def test_a_unit_is_dead_that_answers_to_no_image():
     # an image to which the second answers, in another batch
     assert dead_units(model, [images, -images])["2"].tolist() == [False, False, True]
     assert model.training and not model[1].training
+    found = dead_units(Shared(), [torch.ones(2, 3)])
+    assert [each.tolist() for each in found.values()] == [[False] * 4, [True] * 2, [False, True]]
     after = model.state_dict().values()
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
     assert not model[2]._forward_hooks

@@ -27,6 +27,7 @@ from conftest import PROJECT, SCRIPTS, after, load_config, train
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from nanocnn.config import strict_yaml
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.system.files import Sealed
 from nanocnn.system.signals import Stopped
@@ -112,6 +113,8 @@ def absurd_tensors(tensor: Tensor) -> list[Any]:
 
 def is_plausible(old: Any, new: Any) -> bool:
     """Whether `new` may stand where `old` did for all that can be known."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):  # mean, std
+        return all(isinstance(each, int | float) and math.isfinite(each) for each in [*old, *new])
     return (
         isinstance(old, Tensor)
         and isinstance(new, Tensor)
@@ -292,6 +295,8 @@ def alarm(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("sklearn.datasets.load_digits", cache(load_digits))
     monkeypatch.setattr("nanocnn.run.start.git_state", lambda: None)  # two processes each time
+    parsed = cache(strict_yaml.parse_yaml)
+    monkeypatch.setattr(strict_yaml, "parse_yaml", lambda *text: copy.deepcopy(parsed(*text)))
     before = signal.signal(signal.SIGALRM, too_long)
     yield signal.alarm
     signal.alarm(0)

@@ -150,7 +150,7 @@ TABLE = {
     "train.channels_last": ["true", "model={name: convnet, channels: [[4]], norm: none}"],
     "train.compile": None,  # takes minutes; its steps are those of the network that is compiled
     "log.every": ["3"],
-    "log.pictures": ["each", "never"],
+    "log.pictures": ["each"],
 }
 # (invariance, key or section=variant): why it need not hold there
 EXCEPTIONS = {

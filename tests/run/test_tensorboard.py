@@ -91,9 +91,10 @@ def test_a_head_that_is_fitted_has_pictures(run):
 
 
 def test_without_validation_there_is_what_needs_none(run):
-    run("bare", "data.validation=0")
+    run("bare", "data.validation=0", "train.fit_head=true")
     tags = events("bare").Tags()
     assert "confusion" not in tags["images"] and "augmented" in tags["images"] and tags["graph"]
+    assert not [tag for tag in tags["scalars"] if tag.startswith("best/")]
 
 
 def test_pictures_that_fail_end_no_run(run, monkeypatch):
@@ -102,9 +103,10 @@ def test_pictures_that_fail_end_no_run(run, monkeypatch):
 
     monkeypatch.setattr("nanocnn.evaluation.charts.draw_confusion", fail)
     result = run("failed", "log.pictures=each")
-    warning = "warning: no more pictures in TensorBoard: MemoryError: no room\n"
+    warning = "TensorBoard shows no validation from here on: MemoryError: no room\n"
     assert result.error.count(warning) == 1
-    assert "accuracy/val" in events("failed").Tags()["scalars"]
+    tags = events("failed").Tags()
+    assert "accuracy/val" in tags["scalars"] and "augmented" in tags["images"] and tags["graph"]
 
 
 @pytest.mark.slow
