@@ -260,8 +260,8 @@ def check_output(option: str, file: Path) -> None:
 
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"{option} {file}: should name a file in a folder that exists")
-    if file.exists() and (not file.is_file() or is_sealed(file)):
-        raise UserError(f"{option} {file}: is a checkpoint, or no file; should name another")
+    if file.is_file() and is_sealed(file):
+        raise UserError(f"{option} {file}: is a checkpoint; should name another file")
 
 
 def judge_all(
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.evaluation.metrics import mean_of_seeds
     from nanocnn.evaluation.tables import print_report, print_unreadable
     from nanocnn.run.restore import find_checkpoints
-    from nanocnn.system.files import write_json
+    from nanocnn.system.files import output, write_json
     from nanocnn.system.output import check_delivered, deliver, one_line
 
     paths = find_checkpoints(args.ckpt)
@@ -320,10 +320,11 @@ def main(arguments: Sequence[str]) -> None:
         files.append(paths[0].parent.parent / f"{args.split}.json")
     try:
         if args.json not in (None, "-"):
-            Path(args.json).write_text(json.dumps(result, indent=2))
-        for file, report in zip(files, reports, strict=True):
-            if file:
-                write_json(file, report)
+            with output(Path(args.json)) as file:
+                file.write(json.dumps(result, indent=2).encode())
+        for beside, report in zip(files, reports, strict=True):
+            if beside:
+                write_json(beside, report)
         for write in writes:
             write()
     except OSError as error:

@@ -12,7 +12,7 @@ from nanocnn.evaluation.calibration import calibration, chances, overconfidence
 from nanocnn.evaluation.evaluate import Evaluation
 from nanocnn.evaluation.metrics import confusion, per_class, wilson_interval
 from nanocnn.evaluation.scores import TOP, of_confusion, scores
-from nanocnn.system.files import replacing
+from nanocnn.system.files import output
 from nanocnn.system.output import one_line
 
 MOST_MISTAKES = 100  # that a report keeps, the surest first
@@ -88,7 +88,7 @@ def write_predictions(
     A class called as one of the first columns is still told by its place. Raises OSError.
     """
     likely = chances(evaluation.logits, temperature or 1.0)
-    with replacing(path) as binary:
+    with output(path) as binary:
         file = io.TextIOWrapper(binary, "utf-8", "surrogateescape", newline="")
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["image", "label", "prediction", "confidence", *classes])

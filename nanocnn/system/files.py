@@ -45,6 +45,18 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def output(path: Path) -> Iterator[BinaryIO]:
+    """A file that a user named, to write: a device or a pipe as it is, any other by `replacing`,
+    through links."""
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+    else:
+        with replacing(path.resolve()) as file:
+            yield file
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in `folder` to disk: a power cut may undo a renaming that has not been."""
     if os.name == "posix":

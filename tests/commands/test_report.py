@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,22 @@ def test_predictions_are_those_that_the_figures_count(script, digits_run):
         assert max(likely) == float(row["confidence"]) == float(row[row["prediction"]])
     wrong = sorted(float(r["confidence"]) for r in rows if r["label"] != r["prediction"])[::-1]
     assert [each["confidence"] for each in report["mistakes"]] == pytest.approx(wrong, rel=1e-4)
+
+
+@pytest.mark.parametrize("option", ["--json", "--predictions"])
+def test_a_pipe_or_a_device_is_written_to_and_never_replaced(script, digits_run, option):
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDWR | os.O_NONBLOCK)
+    Path("link").symlink_to("p.csv")
+    try:
+        for name in ("pipe", "link"):
+            done = script("test.py", "--ckpt", digits_run, option, name)
+            assert done.code == 0, done.error
+        assert Path("pipe").is_fifo() and Path("link").is_symlink()
+        piped = os.read(reader, 1 << 20)
+        assert len(piped) > 5_000 and piped[:5_000] == Path("p.csv").read_bytes()[:5_000]
+    finally:
+        os.close(reader)
 
 
 def test_the_temperature_is_that_of_the_checkpoint(script):
