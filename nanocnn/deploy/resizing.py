@@ -9,6 +9,7 @@ works, from the sizes that it meets. Source: Pillow, src/libImaging/Resample.c.
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from nanocnn.images.decode import Form
@@ -38,10 +39,16 @@ class Resizing(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         _, height, width = self.form.shape
-        down, across = self.spans(count(images.shape[2]), count(images.shape[3]))
+        sides = count(images.shape[2]), count(images.shape[3])
+        down, across = self.spans(*sides)
         rows = self.weights(images.shape[2], height, down)
-        columns = self.weights(images.shape[3], width, across)
-        resized = rounded(rows @ rounded(images.double() @ columns.T))
+        columns = self.weights(images.shape[3], width, across).T
+        resized = torch.cond(
+            is_vertical_first(*sides, down.pixels, across.pixels),
+            lambda pixels, rows, columns: rounded(rounded(rows @ pixels) @ columns),
+            lambda pixels, rows, columns: rounded(rows @ rounded(pixels @ columns)),
+            (images.double(), rows, columns),
+        )
         if self.form.resize == "pad" and self.form.background == "white":
             inside = is_inside(height, down)[:, None] & is_inside(width, across)
             resized = torch.where(inside, resized, 255.0)
@@ -69,7 +76,7 @@ class Resizing(nn.Module):
         places = torch.arange(to_pixels, dtype=torch.float64)[:, None] - span.place
         centres = span.start + (places + 0.5) * scale
         distances = torch.arange(pixels, dtype=torch.float64) - centres + 0.5
-        distances = (distances / scale.clamp(min=1)).abs()  # what is enlarged is not blurred
+        distances = (distances * (1 / scale.clamp(min=1))).abs()  # what is enlarged is not blurred
         values = FILTERS[self.form.interpolation](distances)
         shares = values / values.sum(1, keepdim=True)
         whole = shares.sign() * (shares.abs() * ONE + 0.5).floor()
@@ -79,6 +86,15 @@ class Resizing(nn.Module):
 def count(number: int) -> Tensor:
     """`number`, which may be known only where the layer works, as () float64."""
     return torch.full((), number, dtype=torch.float64)
+
+
+def is_vertical_first(height: Tensor, width: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Whether Pillow resizes the height first of such a picture, which comes to `down` rows and
+    `across` columns.
+    """
+    if int(Image.__version__.partition(".")[0]) < 13:
+        return (down < height) & (height > 100 * width)
+    return (down < height) & (height - down > 2 * (width - across))
 
 
 def rounded(sums: Tensor) -> Tensor:
