@@ -1,6 +1,6 @@
 """The linear layer that a network ends in, and what reaches it: the features of an image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import local
 
@@ -53,10 +53,12 @@ class Tap:
 
 
 @contextmanager
-def tapped(layer: nn.Module) -> Iterator[Tap]:
-    """While it lasts, what reaches `layer` is kept."""
-    hook = layer.register_forward_pre_hook(tap := Tap())
+def tapped(layer: nn.Module | None) -> Iterator[Callable[[], Tensor]]:
+    """What takes the inputs of `layer`, if there is one, while this lasts: see Tap.take."""
+    tap = Tap()
+    hook = layer.register_forward_pre_hook(tap) if layer else None
     try:
-        yield tap
+        yield tap.take
     finally:
-        hook.remove()
+        if hook:
+            hook.remove()
