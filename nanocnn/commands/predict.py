@@ -46,6 +46,12 @@ def main(arguments: Sequence[str]) -> None:
     prepare_process()
     restored = restore(path, networks=find_networks(args.model))
     classifier = classifier_of(restored, args.device, typed="--device ")
+    if not classifier.judges:
+        print(
+            f"warning: {path}: it keeps nothing by which pictures unlike its training images are "
+            "told",
+            file=sys.stderr,
+        )
     found = Finder(args.paths, sys.stdin.buffer if "-" in args.paths else ())
     with warnings.catch_warnings():
         quiet()

@@ -1,6 +1,7 @@
 """A trained network as one uses it: pictures in, names and probabilities out."""
 
 from collections.abc import Generator, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -75,9 +76,8 @@ def classifier_of(restored: Restored, device: str | None, typed: str = "device="
     config, info = restored.config, restored.info
     computing = pick_computing(config, device, typed)
     model, _ = faster(restored.model, info, True, config.data.average_flips)
-    head, tap = linear_head(model, info.image_shape), Tap()
-    if head:
-        head.register_forward_pre_hook(tap)
+    head = linear_head(model, info.image_shape)
+    tap = Tap(head) if head else None
     model = computing.place(model.eval().requires_grad_(False))
     found = validation_of(restored.checkpoint).get("unlike")
     return Classifier(
@@ -88,7 +88,7 @@ def classifier_of(restored: Restored, device: str | None, typed: str = "device="
         Judgement(found) if found else None,
         model,
         computing,
-        tap if head else None,
+        tap,
     )
 
 
@@ -124,16 +124,17 @@ class Classifier:
     def device(self) -> torch.device:
         return self._computing.device
 
+    @property
+    def judges(self) -> bool:
+        """Whether it can tell pictures unlike its training images: the run had enough validation
+        images, and its network ends in a linear layer.
+        """
+        return self.judgement is not None and bool(self.judgement.gaussians)
+
     def to(self, device: str) -> "Classifier":
         """The same on another device (auto, cpu, cuda, mps); this one stays where it is."""
-        from copy import deepcopy
-
         computing = pick_computing(self.config, device)
-        model = deepcopy(self._model)
-        tap = None
-        if self._tap and (head := linear_head(model, self.info.image_shape)):
-            head._forward_pre_hooks.clear()
-            head.register_forward_pre_hook(tap := Tap())
+        model, tap = deepcopy((self._model, self._tap))
         return replace(self, _model=computing.place(model), _computing=computing, _tap=tap)
 
     def predict(
@@ -213,7 +214,8 @@ class Classifier:
             if output.features is not None
             for row in in_their_places(batch, output.features.numpy())
         ]
-        return np.stack(all_read(rows))
+        found = all_read(rows)
+        return np.stack(found) if found else np.zeros((0, self._tap.size), np.float32)
 
     def outputs(
         self, pictures: Pictures, invert: Invert = "auto", batch_size: int = 64

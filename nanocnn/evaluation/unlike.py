@@ -27,6 +27,7 @@ BORDER, MEAN, SPREAD = 0, 1, 2  # columns of brightness
 LEAST_SPREAD = 12.0  # of 255, by which border and mean of images differ at least
 ONE_SIDED = 0.001  # share of images that may be likelier the other way round
 FAR_LIKELIER = 20.0  # twice the logarithm of how much
+STILL_LIKELY = 64.0  # squared distance of the inverse from the mean, in deviations: of grey paper
 MARGIN, LEAST_MARGIN = 0.1, 8.0  # beyond the range of brightness: a share of it, and of 255
 
 
@@ -198,28 +199,26 @@ def fit_unlike(traits: Traits, labels: Tensor, classes: int) -> dict[str, Any] |
 def fit_brightness(values: Tensor) -> dict[str, Any]:
     """Of brightness (N, 3): the range of each, and whether the images are of one polarity."""
     mean, deviation = values.mean(0), values.std(0, correction=0).clamp(min=LEAST_SPREAD)
-    inverse = how_much_likelier_inverse(values, mean.tolist(), deviation.tolist())
+    here, there = distances(values, mean, deviation)
     return {
         "mean": mean.tolist(),
         "deviation": deviation.tolist(),
         "low": values.amin(0).tolist(),
         "high": values.amax(0).tolist(),
-        "one_sided": bool((inverse >= 0).float().mean() <= ONE_SIDED),
+        "one_sided": bool((there <= here).float().mean() <= ONE_SIDED),
     }
 
 
-def how_much_likelier_inverse(
-    values: Tensor, mean: Sequence[float], deviation: Sequence[float]
-) -> Tensor:
-    """(N,): twice the logarithm of how much likelier images of this brightness (N, 3) are with
-    light and dark exchanged, where border and mean are normally distributed.
+def distances(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) twice: the squared distances of images of brightness (N, 3) from the training images, in
+    border and mean, as they are and with light and dark exchanged.
     """
-    found = torch.zeros(len(values))
-    for column in (BORDER, MEAN):
-        here = (values[:, column] - mean[column]) / deviation[column]
-        there = (255 - values[:, column] - mean[column]) / deviation[column]
-        found += here.square() - there.square()
-    return found
+    columns = [BORDER, MEAN]
+    found = [
+        ((each[:, columns] - mean[columns]) / deviation[columns]).square().sum(1)
+        for each in (values, 255 - values)
+    ]
+    return found[0], found[1]
 
 
 class Judgement:
@@ -237,8 +236,9 @@ class Judgement:
         about = self.brightness
         if not about["one_sided"]:
             return [False] * len(brightness)
-        found = how_much_likelier_inverse(brightness, about["mean"], about["deviation"])
-        return (found > FAR_LIKELIER).tolist()
+        mean, deviation = (torch.tensor(about[name]) for name in ("mean", "deviation"))
+        here, there = distances(brightness, mean, deviation)
+        return ((here - there > FAR_LIKELIER) & (there < STILL_LIKELY)).tolist()
 
     def is_of_other_contrast(self, brightness: Tensor) -> list[bool]:
         """Whether (N, 3) is beyond what any validation image has, by some margin."""

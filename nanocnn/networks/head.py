@@ -35,10 +35,18 @@ def linear_head(model: nn.Module, image_shape: ImageShape) -> nn.Linear | None:
 
 
 class Tap:
-    """Keeps what reaches a layer, of each thread by itself."""
+    """Keeps what reaches a layer, `size` values an image, of each thread by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: nn.Linear):
+        self.size = layer.in_features
         self._kept = local()
+        self.hook = layer.register_forward_pre_hook(self)
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"size": self.size}  # a copied layer has the copy as its hook
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.size, self._kept = state["size"], local()
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """A forward pre-hook."""
@@ -53,12 +61,10 @@ class Tap:
 
 
 @contextmanager
-def tapped(layer: nn.Module | None) -> Iterator[Callable[[], Tensor]]:
-    """What takes the inputs of `layer`, if there is one, while this lasts: see Tap.take."""
-    tap = Tap()
-    hook = layer.register_forward_pre_hook(tap) if layer else None
+def tapped(layer: nn.Linear) -> Iterator[Callable[[], Tensor]]:
+    """What takes the inputs of `layer`, while this lasts: see Tap.take."""
+    tap = Tap(layer)
     try:
         yield tap.take
     finally:
-        if hook:
-            hook.remove()
+        tap.hook.remove()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -194,8 +195,8 @@ class Learner:
         )
         head = self._judged_head
         try:
-            with tapped(head) as taken:
-                watched = Watched(batches, mean, std, taken if head else None)
+            with tapped(head) if head else nullcontext() as taken:
+                watched = Watched(batches, mean, std, taken)
                 found = evaluate(self._judged, watched, self.loss, self.computing.precision)
             return found._replace(traits=watched.traits)
         finally:
