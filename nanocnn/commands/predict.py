@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         quiet()
         told = predict(classifier, found, args)
     if args.csv and not args.json:
-        print(f"{told.read:,} pictures: {args.csv}")
+        print(f"{told.read:,} picture{'s' * (told.read != 1)}: {args.csv}")
     check_delivered()
     if found.passed_over:
         print(f"passed over: {names_of(found.passed_over)}", file=sys.stderr)
@@ -115,6 +115,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
     if args.csv:
         from nanocnn.system.files import check_output
 
+        if str(args.csv) == "-":
+            raise UserError("--csv -: should name a file; type --csv /dev/stdout")
         check_output("--csv", args.csv)
     return args
 
