@@ -119,13 +119,12 @@ def judged_by(judge: Judge, examples: Examples) -> np.ndarray:
 
 
 def compare(found: np.ndarray, wanted: np.ndarray) -> Agreement:
-    apart = np.abs(found - wanted).max(axis=1)
+    apart = np.nan_to_num(np.abs(found - wanted).max(axis=1), nan=np.inf)
     same = found.argmax(1) == wanted.argmax(1)
     best = np.sort(wanted, axis=1)
     tied = best[:, -1] - best[:, -2] <= CLOSE
     wrong = (apart > CLOSE) | ~(same | tied)
-    greatest = float(apart.max()) if np.isfinite(apart).all() else float("inf")
-    return Agreement(len(found), int(same.sum()), int((wrong | ~np.isfinite(apart)).sum()), greatest)
+    return Agreement(len(found), int(same.sum()), int(wrong.sum()), float(apart.max()))
 
 
 def check(what: str, agreement: Agreement) -> None:

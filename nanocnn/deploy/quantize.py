@@ -51,7 +51,7 @@ def quantized(proto: Any, examples: Examples) -> Any:
         quantize_static,
     )
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.pictures: Iterator[np.ndarray] = iter(one_by_one(examples, CALIBRATED_ON))
 
