@@ -199,7 +199,7 @@ def callers(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["shrink"]:
         yield (
             "nanocnn decodes JPEG files of four times this size or more at a half, a quarter or an "
-            "eighth (`Image.draft` of Pillow), which takes less time. Whole ones are answered nearly "
+            "eighth (`Image.draft` of Pillow), which is faster. Whole ones are answered nearly "
             "alike."
         )
 
