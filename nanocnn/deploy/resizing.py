@@ -72,8 +72,9 @@ class Resizing(nn.Module):
         """No more pixels of the rows and of the columns become one."""
         _, down, across = self.form.shape
         most = (height + down - 1) // down, (width + across - 1) // across
-        if self.form.resize == "pad":  # by the same number along both, but for rounding
-            return 2 * (most[0] + most[1]), 2 * (most[0] + most[1])
+        if self.form.resize == "pad":  # by the same number, but that 1.5 pixels may become one
+            more = (3 * torch.sym_max(*most) + 1) // 2
+            return more, more
         return most
 
     def band(self, pixels: int, to_pixels: int, span: Span, most: int) -> Band:
