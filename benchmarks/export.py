@@ -22,11 +22,12 @@ import torch
 from PIL import Image
 
 from model import MODELS
+from nanocnn.commands.export import in_few_bits
 from nanocnn.deploy.agreement import Examples, compare, expected, in_parts, judged_by
 from nanocnn.deploy.classifier import Classifier, classifier_of
 from nanocnn.deploy.export import Judge, by_onnxruntime, onnx_bytes, onnx_of, program_of
 from nanocnn.deploy.portable import Portable, portable
-from nanocnn.deploy.quantize import figures_of, quantized
+from nanocnn.deploy.quantize import figures_of
 from nanocnn.images.decode import fitted, flat
 from nanocnn.images.splits import load_split, load_train_and_val
 from nanocnn.networks.build import catalogue
@@ -117,7 +118,7 @@ def main() -> None:
     if args.photos:
         classifier = classifier_of(restored, "cpu")
         result |= on_photographs(model, judge, classifier, args.photos, args.count)
-    small = onnx_bytes(quantized(proto, all_of(restored, "val")), {})
+    small, *_ = in_few_bits(proto, content, {}, all_of(restored, "val"))
     before, after = figures_of([content, small], test)
     result |= {"float32 file": before._asdict(), "int8 file": after._asdict()}
     for key, value in result.items():

@@ -1,7 +1,7 @@
 """The network of an ONNX file in integers of 8 bits, what stands before and behind it as it was."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,10 @@ MOST_JUDGED = 2000  # images
 TIMED = 30  # calls
 LOST = 0.005  # of the accuracy, beyond which it is said
 SCOPES = "pkg.torch.onnx.name_scopes"  # of the modules that a node comes from
-COMPUTED = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool"]
+COMPUTED = [
+    *("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool"),
+]
 
 
 class Figures(NamedTuple):
@@ -35,14 +38,17 @@ class Figures(NamedTuple):
         )
 
 
-def quantized(proto: Any, examples: Examples) -> Any:
+def quantized(proto: Any, examples: Examples, full: bool = False) -> Any:
     """`proto` with its network in int8: weights by channel, maps calibrated on `examples`.
 
     Numbers are rounded between layers (QDQ), which ONNX Runtime and others compute in integers.
-    Weights use 7 of the 8 bits: on processors without VNNI instructions sums of 8 bits overflow.
-    Source: B. Jacob et al., Quantization and Training of Neural Networks for Efficient
-    Integer-Arithmetic-Only Inference (2018).
+    Where a processor has no VNNI instructions, its sums of two products of 8 bits overflow: but for
+    depthwise convolutions, which are computed otherwise, weights have 7 bits. With `full` they
+    have 8, without a sign, which overflows nowhere and takes longer. Source: B. Jacob et al.,
+    Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
+    (2018).
     """
+    import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -59,31 +65,41 @@ def quantized(proto: Any, examples: Examples) -> Any:
             picture = next(self.pictures, None)
             return None if picture is None else {INPUT: picture}
 
-    of_network = [
-        node.name
-        for node in proto.graph.node
-        if any(each.key == SCOPES and "'network" in each.value for each in node.metadata_props)
-    ]
+    of_network = [node for node in proto.graph.node if is_of_network(node)]
     if not of_network:
         raise UserError("--quantize int8: this network has no layer that it could act on")
+    wide = {"quant_type": QuantType.QInt8, "reduce_range": False, "axis": 0}
+    overrides = {name: [wide] for name in depthwise(proto.graph, of_network)}
     with TemporaryDirectory() as folder, silent():
         path = Path(folder, "int8.onnx")
+        copied = onnx.ModelProto()
+        copied.CopyFrom(proto)  # the weights of what it is given go elsewhere
         quantize_static(
-            proto,
+            copied,
             path,
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=COMPUTED,
-            nodes_to_quantize=of_network,
+            nodes_to_quantize=[node.name for node in of_network],
             per_channel=True,
-            reduce_range=True,
+            reduce_range=not full,
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType.QUInt8 if full else QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            extra_options={} if full else {"TensorQuantOverrides": overrides},
         )
-        import onnx
-
         return onnx.load(path)
+
+
+def is_of_network(node: Any) -> bool:
+    return any(each.key == SCOPES and "'network" in each.value for each in node.metadata_props)
+
+
+def depthwise(graph: Any, nodes: Iterable[Any]) -> set[str]:
+    """The weights of convolutions that have a channel each, of these `nodes`."""
+    shapes = {each.name: list(each.dims) for each in graph.initializer}
+    weights = {node.input[1] for node in nodes if node.op_type == "Conv"}
+    return {name for name in weights if name in shapes and shapes[name][1] == 1 < shapes[name][0]}
 
 
 def one_by_one(examples: Examples, most: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ computes that one alone (see graph.py). Source: Pillow, src/libImaging/Resample.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -73,7 +73,7 @@ class Resizing(nn.Module):
         _, down, across = self.form.shape
         most = (height + down - 1) // down, (width + across - 1) // across
         if self.form.resize == "pad":  # by the same number, but that 1.5 pixels may become one
-            more = (3 * torch.sym_max(*most) + 1) // 2
+            more: Any = (3 * torch.sym_max(*most) + 1) // 2
             return more, more
         return most
 
