@@ -96,8 +96,8 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     lines = []
     if report["trained_on"]:
         lines.append(
-            f"{report['trained_on']:,} of these {report['n']:,} images were trained on: the "
-            "figures are too good."
+            f"Trained on {report['trained_on']:,} of these {report['n']:,} images: the figures are "
+            "too good."
         )
     excess = report["calibration"]["overconfidence"]
     if excess is not None:
