@@ -103,7 +103,7 @@ class Overview:
         ]
         return Section(
             "Images",
-            f"{sums} images of {len(classes):,} classes; of a class {each} train",
+            f"{sums} images of {len(classes):,} classes, {each} train images a class",
             lines=lines,
             rows=[["class", *of_split], *rows],
             alarming=bool(lines),

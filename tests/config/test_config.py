@@ -72,7 +72,11 @@ def test_overrides_take_the_path_of_the_file(tmp_path):
 FILES = {
     "optimzer: {lr: 1}": ["line 1", "'optimzer'", "did you mean 'optimizer.lr'"],
     "name: a\nlr: 1": ["line 2", "'lr'", "did you mean 'optimizer.lr'"],
-    "optimizer:\n  momentun: 1": ["line 2", "'optimizer.momentun'", "did you mean 'optimizer.momentum'"],
+    "optimizer:\n  momentun: 1": [
+        "line 2",
+        "'optimizer.momentun'",
+        "did you mean 'optimizer.momentum'",
+    ],
     "optimizer: {lr: -1}": ["optimizer.lr = -1", "greater than 0"],
     "optimizer: {lr: abc}": ["optimizer.lr = abc", "valid number"],
     "optimizer: {lr: .nan}": ["optimizer.lr = .nan", "finite"],
