@@ -100,7 +100,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: as in training"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="pictures at a time; default: 64"
+        "--batch-size", type=int, metavar="N", help="pictures at a time; default: by their size"
     )
     add_networks(parser)
     args = parser.read(arguments)
@@ -110,7 +110,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
         raise UserError(f"--top {args.top}: should be at least 1")
     if not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold}: should be a probability, from 0 to 1")
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
     if args.csv:
         from nanocnn.system.files import check_output
