@@ -40,9 +40,13 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.images.finding import Finder
     from nanocnn.images.pictures import quiet
     from nanocnn.networks.model_file import find_networks
-    from nanocnn.run.restore import find_checkpoint, restore
+    from nanocnn.run.restore import find_checkpoints, restore
 
-    path = find_checkpoint(args.ckpt)
+    path, *others = find_checkpoints(args.ckpt)
+    if not args.paths:
+        raise UserError("no pictures: type their paths, a folder, or - for a list of paths")
+    if others:
+        print(f"the first of {1 + len(others)} runs: {path}", file=sys.stderr)
     prepare_process()
     restored = restore(path, networks=find_networks(args.model))
     classifier = classifier_of(restored, args.device, typed="--device ")
@@ -104,8 +108,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
     )
     add_networks(parser)
     args = parser.read(arguments)
-    if not args.paths:
-        raise UserError("no pictures: type their paths, a folder, or - for a list of paths")
     if args.top < 1:
         raise UserError(f"--top {args.top}: should be at least 1")
     if not 0 <= args.threshold <= 1:
