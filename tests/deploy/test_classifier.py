@@ -189,7 +189,11 @@ def test_threads_that_are_in_the_last_layer_at_once_have_their_own_features(
     parts = np.array_split(test_digits[0][:10, ..., None], 2)
     both = Barrier(2, timeout=60)
     head = [layer for layer in shared._model.modules() if isinstance(layer, torch.nn.Linear)][-1]
-    head.register_forward_hook(lambda *_: both.wait() and None)
+
+    def meet(*_):
+        both.wait()
+
+    head.register_forward_hook(meet)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(shared.features, parts))
     assert all(map(np.array_equal, found, map(classifier.features, parts)))
