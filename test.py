@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanocnn.config.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
+from nanocnn.system.files import check_output
 from nanocnn.system.startup import check_memory_limits, prepare_process
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from nanocnn.evaluation.page import Mistakes
     from nanocnn.images.batches import Batches
     from nanocnn.images.splits import DataInfo, Split
-    from nanocnn.networks.rewrite import Folding
 
 
 def judge(path: Path, args: Namespace) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -52,7 +52,7 @@ def judge(path: Path, args: Namespace) -> tuple[dict[str, Any], Callable[[], Non
     from nanocnn.images.batches import Batches
     from nanocnn.networks.build import catalogue
     from nanocnn.run.page import write_page
-    from nanocnn.run.restore import restore, trained_on
+    from nanocnn.run.restore import faster, restore, temperature_of, trained_on
     from nanocnn.training.device import pick_computing
     from nanocnn.training.loss import build_loss
 
@@ -97,27 +97,6 @@ def judge(path: Path, args: Namespace) -> tuple[dict[str, Any], Callable[[], Non
             write_page(report_file(path, args.split, ".html"), path, config, report, pictures)
 
     return report, write
-
-
-def temperature_of(checkpoint: dict[str, Any]) -> float | None:
-    """That of its weights, of which there is none between two epochs."""
-    is_whole = checkpoint["partial"] is None
-    return (checkpoint["validation"] or {}).get("temperature") if is_whole else None
-
-
-def faster(
-    model: nn.Module, info: DataInfo, fold: bool, average_flips: bool
-) -> tuple[nn.Module, Folding]:
-    """The same function of images, and what was folded for it."""
-    from nanocnn.evaluation.evaluate import AverageFlips
-    from nanocnn.networks.fused import fuse_pooling
-    from nanocnn.networks.rewrite import Folding, fold_batch_norm
-
-    folding = Folding(model, 0, exact=True)
-    if fold:
-        folding = fold_batch_norm(model, info.image_shape)
-    fused = fuse_pooling(folding.model, info.image_shape)
-    return AverageFlips(fused) if average_flips else fused, folding
 
 
 def pictures_of(
@@ -252,16 +231,6 @@ def add_outputs(parser: ArgumentParser) -> None:
         action="store_false",
         help="of --report: no image is shown there",
     )
-
-
-def check_output(option: str, file: Path) -> None:
-    """Raises UserError for a file that cannot be written, or that should not be."""
-    from nanocnn.system.files import is_sealed
-
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"{option} {file}: should name a file in a folder that exists")
-    if file.is_file() and is_sealed(file):
-        raise UserError(f"{option} {file}: is a checkpoint; should name another file")
 
 
 def judge_all(

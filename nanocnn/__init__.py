@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nanocnn.config.load import load_config
+    from nanocnn.deploy.classifier import load
     from nanocnn.evaluation.evaluate import evaluate
     from nanocnn.images.training_data import TrainingData
     from nanocnn.networks.build import Networks
@@ -34,6 +35,7 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate",
+    "load",
     "load_config",
     "restore",
 ]
@@ -45,6 +47,7 @@ HOMES = {
     "Run": "run.run",
     "restore": "run.restore",
     "evaluate": "evaluation.evaluate",
+    "load": "deploy.classifier",
     "UserError": "system.errors",
 }
 

@@ -15,6 +15,7 @@ VERBS = {  # verb -> what it does; its module has the same name
     "look": "look at what a trained network does: filters, what excites them, where it looks",
     "photos": "from a folder of pictures to a judged classifier, in one command",
     "layers": "print the layer table of a config's network",
+    "predict": "say what is in pictures, by a trained network",
 }
 USAGE = f"""usage: nanocnn VERB [argument ...]
 
@@ -27,6 +28,7 @@ examples:
   nanocnn find-lr --config mnist.yaml
   nanocnn layers --config vgg11.yaml
   nanocnn look --ckpt runs/mine
+  nanocnn predict --ckpt runs/mine pictures/
   nanocnn cache my --clear
   nanocnn VERB --help
 """

@@ -231,8 +231,12 @@ def reason(error: Exception) -> str:
 
 def decode(path: Path, form: Form) -> np.ndarray:
     """The picture at `path` as (C, H, W) uint8."""
+    return fitted(load(path, form), form)
+
+
+def fitted(picture: Image.Image, form: Form) -> np.ndarray:
+    """A picture that was loaded, as (C, H, W) uint8."""
     channels, height, width = form.shape
-    picture = load(path, form)
     if picture.mode == "RGBA":
         below = Image.new("RGBA", picture.size, form.background)
         picture = Image.alpha_composite(below, picture).convert("RGB")
@@ -248,10 +252,9 @@ def decode(path: Path, form: Form) -> np.ndarray:
     elif form.resize == "crop":
         picture = fit(picture, size, method, bleed=(1 - form.crop_fraction) / 2)
     elif form.resize == "pad":
-        inner = inner_size(picture.size, size)
+        left, top, right, bottom = inner_box(picture.size, size)
         whole = Image.new(picture.mode, size, form.background)
-        place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
-        whole.paste(picture.resize(inner, method), place)
+        whole.paste(picture.resize((right - left, bottom - top), method), (left, top))
         picture = whole
     return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
 
@@ -276,18 +279,25 @@ def load(path: Path, form: Form | None = None) -> Image.Image:
             exif_transpose(image, in_place=True)  # without a copy, which takes time
         else:
             image = exif_transpose(image)
-        if not image.mode.startswith("I"):
-            if image.mode == "La":  # which Pillow converts to nothing else
-                image = image.convert("LA")
-            return image.convert("RGBA") if image.has_transparency_data else image
-        values = np.asarray(image)
-        grey = to_8_bits(values, *(form.value_range if form else ALL_16_BITS))
-        # which Pillow heeds in pictures of fewer bits only
-        picture = Image.fromarray(255 - grey if white_is_zero else grey)
-        if isinstance(level, int):
-            picture.putalpha(Image.fromarray(((values != level) * 255).astype(np.uint8)))
-            picture = picture.convert("RGBA")
-        return picture
+        return of_8_bits(image, form.value_range if form else ALL_16_BITS, white_is_zero)
+
+
+def of_8_bits(
+    image: Image.Image, value_range: tuple[int, int], white_is_zero: bool = False
+) -> Image.Image:
+    """A picture in memory, upright, of 8 bits; RGBA if it may be transparent."""
+    if not image.mode.startswith("I"):
+        if image.mode == "La":  # which Pillow converts to nothing else
+            image = image.convert("LA")
+        return image.convert("RGBA") if image.has_transparency_data else image
+    values, level = np.asarray(image), image.info.get("transparency")
+    grey = to_8_bits(values, *value_range)
+    # which Pillow heeds in pictures of fewer bits only
+    picture = Image.fromarray(255 - grey if white_is_zero else grey)
+    if isinstance(level, int):
+        picture.putalpha(Image.fromarray(((values != level) * 255).astype(np.uint8)))
+        picture = picture.convert("RGBA")
+    return picture
 
 
 def shrink(image: Image.Image, form: Form) -> None:
@@ -313,6 +323,13 @@ def inner_size(sides: tuple[int, int], most: tuple[int, int]) -> tuple[int, int]
     """(width, height) of the largest picture with the ratio of these `sides` that fits `most`."""
     scale = min(most[0] / sides[0], most[1] / sides[1])
     return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
+
+
+def inner_box(sides: tuple[int, int], whole: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of it in the middle of a picture of the sides `whole`."""
+    width, height = inner_size(sides, whole)
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    return left, top, left + width, top + height
 
 
 def to_8_bits(values: np.ndarray, low: int, high: int) -> np.ndarray:

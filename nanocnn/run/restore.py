@@ -9,9 +9,12 @@ from torch import nn
 from nanocnn.config.hints import checkpoint_option, run_folder_of
 from nanocnn.config.load import config_from_dict
 from nanocnn.config.schema import OWN_IMAGES, Config
+from nanocnn.evaluation.evaluate import AverageFlips
 from nanocnn.images.content import ORIGIN, TRAINED, read_hashes
 from nanocnn.images.splits import DataInfo, Split, class_names, image_hashes, image_shape
 from nanocnn.networks.build import Networks, build_network
+from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.rewrite import Folding, fold_batch_norm
 from nanocnn.networks.weights import load_weights
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.system.errors import UserError
@@ -41,6 +44,23 @@ def restore(path: Path | str, *, networks: Networks) -> Restored:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return Restored(model, config, info, checkpoint, path)
+
+
+def faster(
+    model: nn.Module, info: DataInfo, fold: bool, average_flips: bool
+) -> tuple[nn.Module, Folding]:
+    """The same function of images, and what was folded for it."""
+    folding = Folding(model, 0, exact=True)
+    if fold:
+        folding = fold_batch_norm(model, info.image_shape)
+    fused = fuse_pooling(folding.model, info.image_shape)
+    return AverageFlips(fused) if average_flips else fused, folding
+
+
+def temperature_of(checkpoint: dict[str, Any]) -> float | None:
+    """That of its weights, of which there is none between two epochs."""
+    is_whole = checkpoint["partial"] is None
+    return (checkpoint["validation"] or {}).get("temperature") if is_whole else None
 
 
 def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> Config:

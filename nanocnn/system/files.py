@@ -45,6 +45,14 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def check_output(option: str, file: Path) -> None:
+    """Raises UserError for a file that cannot be written, or that should not be."""
+    if file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"{option} {file}: should name a file in a folder that exists")
+    if file.is_file() and is_sealed(file):
+        raise UserError(f"{option} {file}: is a checkpoint; should name another file")
+
+
 @contextmanager
 def output(path: Path) -> Iterator[BinaryIO]:
     """A file that a user named, to write: a device or a pipe as it is, any other by `replacing`,

@@ -124,6 +124,12 @@ def deliver(text: str) -> None:
     check_delivered()
 
 
+def reader_has_gone() -> bool:
+    """Whether nobody reads standard output any more, as where head has had enough."""
+    failure = getattr(sys.stdout, "failure", None)
+    return failure is not None and failure.errno == errno.EPIPE
+
+
 def check_delivered() -> None:
     """Raises OSError where what was printed cannot be written, unless whoever reads it has gone."""
     sys.stdout.flush()

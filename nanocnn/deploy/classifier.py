@@ -1,0 +1,265 @@
+"""A trained network as one uses it: pictures in, names and probabilities out."""
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nanocnn.config.schema import Config
+from nanocnn.images.decode import Form
+from nanocnn.images.new_pictures import (
+    Given,
+    Picture,
+    Unreadable,
+    form_for,
+    read_in_batches,
+    several,
+)
+from nanocnn.images.splits import DataInfo
+from nanocnn.networks.build import Networks
+from nanocnn.networks.head import Tap, linear_head
+from nanocnn.networks.model_file import load_networks, shipped_model_file
+from nanocnn.run.restore import Restored, faster, restore, temperature_of
+from nanocnn.system.errors import UserError
+from nanocnn.training.device import Computing, pick_computing
+
+Invert = Literal["auto", "never", "always"]
+Value = TypeVar("Value")
+Pictures = Picture | Iterable[Picture | Unreadable]
+NAMED = 3  # pictures of a long list that an error names
+
+
+class Prediction(NamedTuple):
+    """What a network says of a picture."""
+
+    file: str | None  # its path, if it was given by that
+    label: str | None  # the likeliest class; None: none is as likely as the threshold
+    probability: float  # of the likeliest class, calibrated
+    top: list[tuple[str, float]]  # the likeliest classes and their probabilities
+    unlike: list[str] | None  # in what it is unlike the training images; None: not judged
+    inverted: bool  # whether light and dark were exchanged before it was judged
+
+
+class Output(NamedTuple):
+    """What the network made of a batch, on the CPU."""
+
+    probabilities: Tensor  # (B, classes) float64
+    features: Tensor | None  # (B, F) float32; None where it does not end in a linear layer
+    inverted: list[bool]
+
+
+def load(
+    path: Path | str, *, device: str = "auto", networks: Networks | None = None
+) -> "Classifier":
+    """The classifier of a run folder (its best.pt) or of a .pt file.
+
+    `device` is auto, cpu, cuda or mps. `networks` are those that a config can name, by default
+    those of the model.py that came with the package. Raises UserError where there is no checkpoint,
+    or `networks` cannot make its network.
+    """
+    networks = networks or load_networks(shipped_model_file())
+    return classifier_of(restore(path, networks=networks), device)
+
+
+def classifier_of(restored: Restored, device: str | None, typed: str = "device=") -> "Classifier":
+    """The classifier of a checkpoint; without a `device` it has that of its training.
+
+    `typed` is how the command takes another one.
+    """
+    config, info = restored.config, restored.info
+    computing = pick_computing(config, device, typed)
+    model, _ = faster(restored.model, info, True, config.data.average_flips)
+    head, tap = linear_head(model, info.image_shape), Tap()
+    if head:
+        head.register_forward_pre_hook(tap)
+    model = computing.place(model.eval().requires_grad_(False))
+    temperature = temperature_of(restored.checkpoint) or 1.0
+    form = form_for(config.data, info)
+    return Classifier(config, info, form, model, computing, tap if head else None, temperature)
+
+
+@dataclass(frozen=True, repr=False)
+class Classifier:
+    """What a run has learned, for new pictures.
+
+    A picture is a path, a PIL image, or an array of uint8: (H, W) grey, or (H, W, 3) RGB, or
+    (H, W, 4) RGBA. It is read as training read its images: any size and format, turned as its EXIF
+    says. Wherever pictures are taken, that is one of them or several, as a list, a generator or an
+    array (N, H, W, C). Nothing in a classifier changes once it is made, so that threads may share
+    it.
+    """
+
+    config: Config
+    info: DataInfo
+    form: Form  # what a picture is made into
+    _model: nn.Module
+    _computing: Computing
+    _tap: Tap | None
+    temperature: float  # 1: not calibrated
+
+    def __repr__(self) -> str:
+        return f"<{self.config.model.name} of {len(self.classes)} classes on {self.device}>"
+
+    @property
+    def classes(self) -> list[str]:
+        """The names, in the order of the probabilities."""
+        return list(self.info.classes)
+
+    @property
+    def device(self) -> torch.device:
+        return self._computing.device
+
+    def to(self, device: str) -> "Classifier":
+        """The same on another device (auto, cpu, cuda, mps); this one stays where it is."""
+        from copy import deepcopy
+
+        computing = pick_computing(self.config, device)
+        model = deepcopy(self._model)
+        tap = None
+        if self._tap and (head := linear_head(model, self.info.image_shape)):
+            head._forward_pre_hooks.clear()
+            head.register_forward_pre_hook(tap := Tap())
+        return replace(self, _model=computing.place(model), _computing=computing, _tap=tap)
+
+    def predict(
+        self,
+        pictures: Pictures,
+        *,
+        top: int = 5,
+        threshold: float = 0.0,
+        invert: Invert = "auto",
+        batch_size: int = 64,
+    ) -> list[Prediction]:
+        """What the network says of each picture, in their order.
+
+        `top` classes are named. Where none has the probability `threshold` the label is None.
+        `invert` says whether light and dark are exchanged first, "auto" where the picture shows
+        what the training images show the other way round. Raises UserError for pictures that
+        cannot be read; `stream` goes on after them.
+        """
+        found = self.stream(
+            pictures, top=top, threshold=threshold, invert=invert, batch_size=batch_size
+        )
+        return all_read(found)
+
+    def stream(
+        self,
+        pictures: Pictures,
+        *,
+        top: int = 5,
+        threshold: float = 0.0,
+        invert: Invert = "auto",
+        batch_size: int = 64,
+    ) -> Generator[Prediction | Unreadable]:
+        """As `predict`, one by one, in little memory however many there are.
+
+        In the place of a picture that cannot be read comes an `Unreadable` with the reason.
+        """
+        count = max(1, min(top, len(self.classes)))
+        for batch, output in self.outputs(pictures, invert, batch_size):
+            chances, order = output.probabilities.topk(count)
+            rows = iter(zip(chances.tolist(), order.tolist(), output.inverted, strict=True))
+            for each in batch:
+                if isinstance(each, Unreadable):
+                    yield each
+                    continue
+                likely, indices, inverted = next(rows)
+                named = [
+                    (self.info.classes[index], chance)
+                    for index, chance in zip(indices, likely, strict=True)
+                ]
+                name, chance = named[0]
+                label = name if chance >= threshold else None
+                yield Prediction(each.file, label, chance, named, None, inverted)
+
+    def probabilities(self, pictures: Pictures, *, invert: Invert = "auto") -> np.ndarray:
+        """(N, classes) float64: calibrated probabilities of all classes.
+
+        Raises UserError for pictures that cannot be read.
+        """
+        rows = [
+            row
+            for batch, output in self.outputs(pictures, invert)
+            for row in in_their_places(batch, output.probabilities.numpy())
+        ]
+        found = all_read(rows)
+        return np.stack(found) if found else np.zeros((0, len(self.classes)))
+
+    def features(self, pictures: Pictures, *, invert: Invert = "auto") -> np.ndarray:
+        """(N, F) float32: what reaches the last linear layer.
+
+        Raises UserError for pictures that cannot be read, and where the network does not end in a
+        linear layer.
+        """
+        if self._tap is None:
+            raise UserError(f"{self.config.model.name}: does not end in a linear layer")
+        rows = [
+            row
+            for batch, output in self.outputs(pictures, invert)
+            if output.features is not None
+            for row in in_their_places(batch, output.features.numpy())
+        ]
+        return np.stack(all_read(rows))
+
+    def outputs(
+        self, pictures: Pictures, invert: Invert = "auto", batch_size: int = 64
+    ) -> Iterator[tuple[list[Given | Unreadable], Output]]:
+        """Each batch, and what the network makes of those in it that can be read."""
+        for batch in read_in_batches(several(pictures), self.form, batch_size):
+            yield batch, self.judge([each for each in batch if isinstance(each, Given)], invert)
+
+    def judge(self, given: list[Given], invert: Invert = "auto") -> Output:
+        """What the network makes of pictures that were read."""
+        if not given:
+            return Output(torch.zeros(0, len(self.info.classes)), None, [])
+        images = torch.from_numpy(np.stack([each.pixels for each in given]))
+        inverted = [invert == "always"] * len(given)
+        for image, each, is_inverted in zip(images, given, inverted, strict=True):
+            if is_inverted:
+                left, top, right, bottom = each.box
+                inner = image[:, top:bottom, left:right]
+                inner.copy_(255 - inner)
+        logits, features = self.compute(images.to(self.device))
+        probabilities = (logits.double() / self.temperature).softmax(1)
+        return Output(probabilities, features, inverted)
+
+    @torch.inference_mode()
+    def compute(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits and features, on the CPU, of images (B, C, H, W) uint8."""
+        per_channel = (1, -1, 1, 1)
+        mean = torch.tensor(self.info.mean, device=images.device).view(per_channel)
+        std = torch.tensor(self.info.std, device=images.device).view(per_channel)
+        with self._computing.autocast():
+            logits = self._model((images - 255 * mean) / (255 * std))
+        features = self._tap.take().cpu() if self._tap else None
+        return logits.float().cpu(), features
+
+
+def in_their_places(
+    batch: list[Given | Unreadable], values: np.ndarray
+) -> list[np.ndarray | Unreadable]:
+    """The rows of `values`, one for each picture that was read, and the others as they are."""
+    rows = iter(values)
+    return [each if isinstance(each, Unreadable) else next(rows) for each in batch]
+
+
+def all_read(found: Iterable[Value | Unreadable]) -> list[Value]:
+    """What was `found` of all pictures. Raises UserError where some could not be read."""
+    values: list[Value] = []
+    reasons: list[str] = []
+    for place, each in enumerate(found):
+        if isinstance(each, Unreadable):
+            reasons.append(f"{each.file or f'number {place}'} ({each.reason})")
+        else:
+            values.append(each)
+    if reasons:
+        more = f" and {len(reasons) - NAMED:,} more" if len(reasons) > NAMED else ""
+        raise UserError(
+            f"{len(reasons):,} of {len(reasons) + len(values):,} pictures cannot be read: "
+            f"{', '.join(reasons[:NAMED])}{more}"
+        )
+    return values

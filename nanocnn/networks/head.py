@@ -1,0 +1,62 @@
+"""The linear layer that a network ends in, and what reaches it: the features of an image."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import local
+
+import torch
+from torch import Tensor, nn
+
+from nanocnn.networks.build import two_logits
+from nanocnn.networks.pretrained import last_layer
+from nanocnn.networks.sizes import ImageShape
+
+
+def linear_head(model: nn.Module, image_shape: ImageShape) -> nn.Linear | None:
+    """The layer whose outputs are the logits; None where a network ends in something else."""
+    layer = model.get_submodule(last_layer(model, image_shape))
+    if not isinstance(layer, nn.Linear):
+        return None
+    left: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _, __, output: left.append(output))
+    was_training = model.training
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            device = layer.weight.device
+            images = torch.linspace(-1, 1, 2 * int(torch.tensor(image_shape).prod()), device=device)
+            logits = model.eval()(images.view(2, *image_shape))
+    finally:
+        hook.remove()
+        model.train(was_training)
+    if len(left) != 1 or left[0].ndim != 2:
+        return None
+    outputs = two_logits(model, images, left[0]) if left[0].shape[1] == 1 else left[0]
+    return layer if torch.equal(outputs, logits) else None
+
+
+class Tap:
+    """Keeps what reaches a layer, of each thread by itself."""
+
+    def __init__(self) -> None:
+        self._kept = local()
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """A forward pre-hook."""
+        self._kept.__dict__.setdefault("inputs", []).append(inputs[0].detach())
+
+    def take(self) -> Tensor:
+        """What has reached the layer since, (B, F) float32; of several passes over a batch, as of
+        images and their mirror images, the mean.
+        """
+        inputs = self._kept.__dict__.pop("inputs")
+        return torch.stack([each.float() for each in inputs]).mean(0)
+
+
+@contextmanager
+def tapped(layer: nn.Module) -> Iterator[Tap]:
+    """While it lasts, what reaches `layer` is kept."""
+    hook = layer.register_forward_pre_hook(tap := Tap())
+    try:
+        yield tap
+    finally:
+        hook.remove()
