@@ -11,6 +11,7 @@ from nanocnn.system.signals import exit_on_signal
 VERBS = {  # verb -> what it does; its module has the same name
     "cache": "show the decoded images that runs have kept, or remove them",
     "check-data": "look at the images before training: a page of what is in them",
+    "export": "write a trained network as one file for other programs, with its resizing inside",
     "find-lr": "find a learning rate for a config, and draw the loss over it",
     "look": "look at what a trained network does: filters, what excites them, where it looks",
     "photos": "from a folder of pictures to a judged classifier, in one command",
