@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanocnn.evaluation.page import HERE as STYLES
+from nanocnn.images.decode import Form
 from nanocnn.run.restore import Restored
 from nanocnn.system.output import one_line
 
@@ -25,8 +26,8 @@ DRAWINGS = {
 }
 
 
-def facts_of(restored: Restored, resize: str) -> dict[str, Any]:
-    """What the page is told of a network whose graph brings pictures to their size by `resize`."""
+def facts_of(restored: Restored, form: Form) -> dict[str, Any]:
+    """What the page is told of a network that reads pictures as `form`."""
     config, info = restored.config, restored.info
     accuracy = (restored.checkpoint.get("validation") or {}).get("accuracy")
     about = [f"{len(info.classes):,} classes", "x".join(map(str, info.image_shape[1:])) + " pixels"]
@@ -36,10 +37,10 @@ def facts_of(restored: Restored, resize: str) -> dict[str, Any]:
         "title": one_line(f"{config.name}: {config.model.name} on {info.dataset}"),
         "about": " · ".join(about),
         "classes": [one_line(name) for name in info.classes],
-        "image_shape": info.image_shape,
-        "resize": resize,
-        "crop_fraction": info.crop_fraction,
-        "background": info.background,
+        "image_shape": form.shape,
+        "resize": form.resize,
+        "crop_fraction": form.crop_fraction,
+        "background": form.background,
         "mean": info.mean,
         "drawing": DRAWINGS.get(info.dataset),
     }
