@@ -29,7 +29,7 @@ class Browser:
         from_it, to_us = os.pipe()
         command = f'exec "$@" 3<&{from_us} 4>&{to_us}'
         self.process = subprocess.Popen(
-            ["sh", "-c", command, "sh", CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
+            ["bash", "-c", command, "bash", CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
             pass_fds=(from_us, to_us),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -61,7 +61,9 @@ class Browser:
         while b"\0" not in self.waiting:
             ready, *_ = select.select([self.from_it], [], [], max(0, end - time.monotonic()))
             assert ready, "the browser says nothing"
-            self.waiting += os.read(self.from_it, 1 << 20)
+            content = os.read(self.from_it, 1 << 20)
+            assert content, "the browser has ended"
+            self.waiting += content
         message, _, self.waiting = self.waiting.partition(b"\0")
         return json.loads(message)
 
