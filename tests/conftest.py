@@ -28,7 +28,7 @@ from model import MODELS
 from nanocnn.commands import main as nanocnn_script
 from nanocnn.config import load
 from nanocnn.config.schema import Config
-from nanocnn.images.splits import DataInfo
+from nanocnn.images.splits import DataInfo, load_split
 from nanocnn.networks import build
 from nanocnn.run import restore as restoring
 from nanocnn.run import resume
@@ -130,6 +130,21 @@ def digits_run(tmp_path_factory):
     """The folder of a run of two epochs on digits."""
     config = load_config("digits.yaml", ["train.epochs=2"])
     return train(config, tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture(scope="session")
+def judging_run(tmp_path_factory):
+    """The folder of a run on digits with enough validation images to tell pictures unlike them."""
+    config = load_config("digits.yaml", ["train.epochs=2", "data.validation=300"])
+    return train(config, tmp_path_factory.mktemp("runs") / "judging")
+
+
+@pytest.fixture(scope="session")
+def test_digits(judging_run):
+    """The images (N, 28, 28) uint8 and the labels of the test split, as arrays."""
+    _, config, info, *_ = restore(judging_run)
+    split = load_split("test", config.data, config.seed, info)
+    return split.images[:, 0].numpy(), split.labels.numpy()
 
 
 @pytest.fixture

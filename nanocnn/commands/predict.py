@@ -46,12 +46,18 @@ def main(arguments: Sequence[str]) -> None:
     prepare_process()
     restored = restore(path, networks=find_networks(args.model))
     classifier = classifier_of(restored, args.device, typed="--device ")
+    if not classifier.judges:
+        print(
+            f"warning: {path}: it keeps nothing by which pictures unlike its training images are "
+            "told",
+            file=sys.stderr,
+        )
     found = Finder(args.paths, sys.stdin.buffer if "-" in args.paths else ())
     with warnings.catch_warnings():
         quiet()
         told = predict(classifier, found, args)
     if args.csv and not args.json:
-        print(f"{told.read:,} pictures: {args.csv}")
+        print(f"{told.read:,} picture{'s' * (told.read != 1)}: {args.csv}")
     check_delivered()
     if found.passed_over:
         print(f"passed over: {names_of(found.passed_over)}", file=sys.stderr)
@@ -109,6 +115,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
     if args.csv:
         from nanocnn.system.files import check_output
 
+        if str(args.csv) == "-":
+            raise UserError("--csv -: should name a file; type --csv /dev/stdout")
         check_output("--csv", args.csv)
     return args
 

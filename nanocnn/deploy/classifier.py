@@ -1,6 +1,7 @@
 """A trained network as one uses it: pictures in, names and probabilities out."""
 
 from collections.abc import Generator, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nanocnn.config.schema import Config
+from nanocnn.config.schema import OWN_IMAGES, Config
+from nanocnn.evaluation.unlike import Judgement, Traits, brightness_of, projected, view_of
 from nanocnn.images.decode import Form
 from nanocnn.images.new_pictures import (
     Given,
@@ -23,7 +25,7 @@ from nanocnn.images.splits import DataInfo
 from nanocnn.networks.build import Networks
 from nanocnn.networks.head import Tap, linear_head
 from nanocnn.networks.model_file import load_networks, shipped_model_file
-from nanocnn.run.restore import Restored, faster, restore, temperature_of
+from nanocnn.run.restore import Restored, faster, restore, temperature_of, validation_of
 from nanocnn.system.errors import UserError
 from nanocnn.training.device import Computing, pick_computing
 
@@ -50,6 +52,7 @@ class Output(NamedTuple):
     probabilities: Tensor  # (B, classes) float64
     features: Tensor | None  # (B, F) float32; None where it does not end in a linear layer
     inverted: list[bool]
+    unlike: list[list[str] | None]  # see Prediction
 
 
 def load(
@@ -73,13 +76,20 @@ def classifier_of(restored: Restored, device: str | None, typed: str = "device="
     config, info = restored.config, restored.info
     computing = pick_computing(config, device, typed)
     model, _ = faster(restored.model, info, True, config.data.average_flips)
-    head, tap = linear_head(model, info.image_shape), Tap()
-    if head:
-        head.register_forward_pre_hook(tap)
+    head = linear_head(model, info.image_shape)
+    tap = Tap(head) if head else None
     model = computing.place(model.eval().requires_grad_(False))
-    temperature = temperature_of(restored.checkpoint) or 1.0
-    form = form_for(config.data, info)
-    return Classifier(config, info, form, model, computing, tap if head else None, temperature)
+    found = validation_of(restored.checkpoint).get("unlike")
+    return Classifier(
+        config,
+        info,
+        form_for(config.data, info),
+        temperature_of(restored.checkpoint) or 1.0,
+        Judgement(found) if found else None,
+        model,
+        computing,
+        tap,
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,10 +106,11 @@ class Classifier:
     config: Config
     info: DataInfo
     form: Form  # what a picture is made into
+    temperature: float  # 1: not calibrated
+    judgement: Judgement | None  # of what is unlike the training images; None: not known
     _model: nn.Module
     _computing: Computing
     _tap: Tap | None
-    temperature: float  # 1: not calibrated
 
     def __repr__(self) -> str:
         return f"<{self.config.model.name} of {len(self.classes)} classes on {self.device}>"
@@ -113,16 +124,17 @@ class Classifier:
     def device(self) -> torch.device:
         return self._computing.device
 
+    @property
+    def judges(self) -> bool:
+        """Whether it can tell pictures unlike its training images: the run had enough validation
+        images, and its network ends in a linear layer.
+        """
+        return self.judgement is not None and bool(self.judgement.gaussians)
+
     def to(self, device: str) -> "Classifier":
         """The same on another device (auto, cpu, cuda, mps); this one stays where it is."""
-        from copy import deepcopy
-
         computing = pick_computing(self.config, device)
-        model = deepcopy(self._model)
-        tap = None
-        if self._tap and (head := linear_head(model, self.info.image_shape)):
-            head._forward_pre_hooks.clear()
-            head.register_forward_pre_hook(tap := Tap())
+        model, tap = deepcopy((self._model, self._tap))
         return replace(self, _model=computing.place(model), _computing=computing, _tap=tap)
 
     def predict(
@@ -162,19 +174,18 @@ class Classifier:
         count = max(1, min(top, len(self.classes)))
         for batch, output in self.outputs(pictures, invert, batch_size):
             chances, order = output.probabilities.topk(count)
-            rows = iter(zip(chances.tolist(), order.tolist(), output.inverted, strict=True))
+            rows = iter(
+                zip(chances.tolist(), order.tolist(), output.unlike, output.inverted, strict=True)
+            )
             for each in batch:
                 if isinstance(each, Unreadable):
                     yield each
                     continue
-                likely, indices, inverted = next(rows)
-                named = [
-                    (self.info.classes[index], chance)
-                    for index, chance in zip(indices, likely, strict=True)
-                ]
-                name, chance = named[0]
-                label = name if chance >= threshold else None
-                yield Prediction(each.file, label, chance, named, None, inverted)
+                likely, indices, unlike, inverted = next(rows)
+                names = [self.info.classes[index] for index in indices]
+                label = names[0] if likely[0] >= threshold else None
+                named = list(zip(names, likely, strict=True))
+                yield Prediction(each.file, label, likely[0], named, unlike, inverted)
 
     def probabilities(self, pictures: Pictures, *, invert: Invert = "auto") -> np.ndarray:
         """(N, classes) float64: calibrated probabilities of all classes.
@@ -203,7 +214,8 @@ class Classifier:
             if output.features is not None
             for row in in_their_places(batch, output.features.numpy())
         ]
-        return np.stack(all_read(rows))
+        found = all_read(rows)
+        return np.stack(found) if found else np.zeros((0, self._tap.size), np.float32)
 
     def outputs(
         self, pictures: Pictures, invert: Invert = "auto", batch_size: int = 64
@@ -215,28 +227,76 @@ class Classifier:
     def judge(self, given: list[Given], invert: Invert = "auto") -> Output:
         """What the network makes of pictures that were read."""
         if not given:
-            return Output(torch.zeros(0, len(self.info.classes)), None, [])
+            return Output(torch.zeros(0, len(self.info.classes)), None, [], [])
         images = torch.from_numpy(np.stack([each.pixels for each in given]))
+        brightness = self.brightness_of(images, given)
         inverted = [invert == "always"] * len(given)
-        for image, each, is_inverted in zip(images, given, inverted, strict=True):
-            if is_inverted:
+        if invert == "auto" and self.judgement:
+            inverted = self.judgement.is_inverse(brightness)
+        for place, each in enumerate(given):
+            if inverted[place]:
                 left, top, right, bottom = each.box
-                inner = image[:, top:bottom, left:right]
-                inner.copy_(255 - inner)
-        logits, features = self.compute(images.to(self.device))
+                images[place, :, top:bottom, left:right] = (
+                    255 - images[place, :, top:bottom, left:right]
+                )
+                brightness[place, :2] = 255 - brightness[place, :2]
+        logits, features, view = self.compute(images.to(self.device))
         probabilities = (logits.double() / self.temperature).softmax(1)
-        return Output(probabilities, features, inverted)
+        traits = Traits(None if features is None else projected(features), view, brightness)
+        return Output(probabilities, features, inverted, self.unlike(traits, given))
+
+    def brightness_of(self, images: Tensor, given: list[Given]) -> Tensor:
+        """(B, 3): see Traits. What pads a picture counts where training had it too."""
+        if self.form.resize != "pad" or self.info.dataset in OWN_IMAGES:
+            return brightness_of(images.float())
+        inner = [
+            image[None, :, top:bottom, left:right].float()
+            for image, (left, top, right, bottom) in zip(
+                images, (each.box for each in given), strict=True
+            )
+        ]
+        if len({each.shape for each in inner}) == 1:
+            return brightness_of(torch.cat(inner))
+        return torch.cat([brightness_of(each) for each in inner])
+
+    def unlike(self, traits: Traits, given: list[Given]) -> list[list[str] | None]:
+        """In what each is unlike the training images, for Prediction."""
+        found: list[list[str]] = [["size"] if self.is_of_other_size(each) else [] for each in given]
+        if not self.judgement:
+            return [reasons or None for reasons in found]
+        other_contrast = self.judgement.is_of_other_contrast(traits.brightness)
+        far = self.judgement.is_far(traits)
+        for place, reasons in enumerate(found):
+            reasons += ["contrast"] * other_contrast[place]
+            reasons += ["features"] * bool(far and far[place])
+        # that nothing was found would say little where the features could not be judged
+        return [reasons or (None if far is None else []) for reasons in found]
+
+    def is_of_other_size(self, picture: Given) -> bool:
+        """Whether it has fewer pixels than the network reads, and the training images had not; or
+        another size than theirs, where all had one and were not resized.
+
+        Of own pictures that training resized it is not known how large they were.
+        """
+        sides = self.info.image_shape[1:]
+        if self.info.dataset not in OWN_IMAGES:
+            left, top, right, bottom = picture.box
+            return picture.size[0] < bottom - top or picture.size[1] < right - left
+        return self.config.data.sides is None and picture.size != sides
 
     @torch.inference_mode()
-    def compute(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The logits and features, on the CPU, of images (B, C, H, W) uint8."""
+    def compute(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Logits, features and view (see Traits), on the CPU, of images (B, C, H, W) uint8."""
         per_channel = (1, -1, 1, 1)
-        mean = torch.tensor(self.info.mean, device=images.device).view(per_channel)
-        std = torch.tensor(self.info.std, device=images.device).view(per_channel)
+        mean, std = (
+            255 * torch.tensor(values, device=images.device).view(per_channel)
+            for values in (self.info.mean, self.info.std)
+        )
+        normalised = (images - mean) / std
         with self._computing.autocast():
-            logits = self._model((images - 255 * mean) / (255 * std))
+            logits = self._model(normalised)
         features = self._tap.take().cpu() if self._tap else None
-        return logits.float().cpu(), features
+        return logits.float().cpu(), features, view_of(normalised).cpu()
 
 
 def in_their_places(

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanocnn.evaluation.unlike import Traits
+
 # logits (B, classes), labels (B,) -> the sum of the images' losses, and what they weigh together
 LossFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | float]]
 
@@ -17,6 +19,7 @@ class Evaluation(NamedTuple):
     predictions: Tensor  # (N,) int64, on the CPU
     logits: Tensor  # (N, classes) float32, on the CPU
     labels: Tensor  # (N,) int64, on the CPU
+    traits: Traits | None = None  # by which other pictures are told from these, if it was asked for
 
 
 class AverageFlips(nn.Module):

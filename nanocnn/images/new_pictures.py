@@ -110,7 +110,7 @@ def of_array(array: np.ndarray) -> Image.Image:
         shape = ", ".join(map(str, array.shape))
         raise ValueError(
             f"an array ({shape}) {array.dtype}; should be (H, W) or (H, W, C) uint8, grey, RGB or "
-            "RGBA"
+            "RGBA; several of them are (N, H, W, C)"
         )
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
 

@@ -1,6 +1,6 @@
 """The linear layer that a network ends in, and what reaches it: the features of an image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import local
 
@@ -35,10 +35,18 @@ def linear_head(model: nn.Module, image_shape: ImageShape) -> nn.Linear | None:
 
 
 class Tap:
-    """Keeps what reaches a layer, of each thread by itself."""
+    """Keeps what reaches a layer, `size` values an image, of each thread by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: nn.Linear):
+        self.size = layer.in_features
         self._kept = local()
+        self.hook = layer.register_forward_pre_hook(self)
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"size": self.size}  # a copied layer has the copy as its hook
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.size, self._kept = state["size"], local()
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """A forward pre-hook."""
@@ -53,10 +61,10 @@ class Tap:
 
 
 @contextmanager
-def tapped(layer: nn.Module) -> Iterator[Tap]:
-    """While it lasts, what reaches `layer` is kept."""
-    hook = layer.register_forward_pre_hook(tap := Tap())
+def tapped(layer: nn.Linear) -> Iterator[Callable[[], Tensor]]:
+    """What takes the inputs of `layer`, while this lasts: see Tap.take."""
+    tap = Tap(layer)
     try:
-        yield tap
+        yield tap.take
     finally:
-        hook.remove()
+        tap.hook.remove()

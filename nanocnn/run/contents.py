@@ -5,40 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 from torch import Tensor
 
-from nanocnn.evaluation.calibration import HIGHEST, LOWEST
+from nanocnn.run.validation import Contents, Fraction, Validation
 from nanocnn.system.errors import UserError
 from nanocnn.system.files import read_file
 
 FORMAT: Literal[3] = 3
 COUNTED = 2**53  # beyond, a float is no longer exact
 Count = Annotated[int, Field(ge=0, le=COUNTED)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Side = Annotated[int, Field(ge=1, le=2**14)]
 Loss = Annotated[float, Field(ge=-3e38, le=3e38)]  # it is added up in float32
 # loss, correct images, images, seconds and, but for version 0.1, the weight of the images
 Sums = tuple[Loss, Count, Count, Seconds, Seconds] | tuple[Loss, Count, Count, Seconds]
-
-
-class Contents(BaseModel):
-    """Values of exactly these types; later versions may add keys."""
-
-    model_config = ConfigDict(
-        defer_build=True,
-        strict=True,
-        extra="allow",
-        allow_inf_nan=False,
-        arbitrary_types_allowed=True,
-    )
-
-
-class Validation(Contents):
-    loss: float | None
-    accuracy: Fraction | None
-    temperature: Annotated[float, Field(ge=LOWEST, le=HIGHEST)] | None = None
 
 
 class Partial(Contents):
@@ -89,7 +70,7 @@ class Checkpoint(Contents):
     version: str = "0.1.0"
     semantics: Annotated[int, Field(ge=1)] = 1
     model: dict[str, Tensor]
-    ema: dict[str, Tensor] = {}
+    ema: dict[str, Tensor] = Field(default_factory=dict)
     optimizer: dict[str, Any]
     config: dict[str, JsonValue]
     data: Data
@@ -138,10 +119,10 @@ class Facts(Contents):
     epoch: Count
     step: Count
     started: str
-    resumed: list[Resumed] = []
+    resumed: list[Resumed] = Field(default_factory=list)
     threads: Annotated[int, Field(ge=1)] | None = None
     seconds: dict[str, Seconds]
-    remarks: list[str] = []
+    remarks: list[str] = Field(default_factory=list)
 
 
 class Row(Contents):

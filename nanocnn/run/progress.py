@@ -7,6 +7,7 @@ from typing import Any
 
 from nanocnn.evaluation.calibration import fit_temperature
 from nanocnn.evaluation.evaluate import Evaluation
+from nanocnn.evaluation.unlike import fit_unlike
 
 
 @dataclass
@@ -16,9 +17,9 @@ class Progress:
     epoch: int = 0  # epochs done, with their validation
     step: int = 0  # steps done
     partial: dict[str, Any] | None = None  # sums of an epoch begun (see Record), None between two
-    validation: dict[str, float | None] | None = None  # of the last epoch
+    validation: dict[str, Any] | None = None  # of the last epoch
     val_losses: list[float] = field(default_factory=list)  # of all epochs done
-    head: dict[str, float | None] | None = None  # validation of epoch 0, the head that was fitted
+    head: dict[str, Any] | None = None  # validation of epoch 0, the head that was fitted
     best_epoch: int = 0
     # accuracy and, where that is a tie, minus the loss
     best_score: tuple[float, float] = (-1.0, 0.0)
@@ -46,13 +47,15 @@ class Progress:
         return is_best
 
     def _judge(self, validation: Evaluation | None) -> bool:
-        self.validation = {"loss": None, "accuracy": None, "temperature": None}
+        self.validation = dict.fromkeys(("loss", "accuracy", "temperature", "unlike"))
         score = (float(self.epoch), 0.0)
         if validation:
+            logits, labels, traits = validation.logits, validation.labels, validation.traits
             self.validation = {
                 "loss": validation.loss,
                 "accuracy": validation.accuracy,
-                "temperature": fit_temperature(validation.logits, validation.labels),
+                "temperature": fit_temperature(logits, labels),
+                "unlike": traits and fit_unlike(traits, labels, logits.shape[1]),
             }
             score = (validation.accuracy, -validation.loss)
         is_best = score > self.best_score

@@ -59,8 +59,12 @@ def faster(
 
 def temperature_of(checkpoint: dict[str, Any]) -> float | None:
     """That of its weights, of which there is none between two epochs."""
-    is_whole = checkpoint["partial"] is None
-    return (checkpoint["validation"] or {}).get("temperature") if is_whole else None
+    return validation_of(checkpoint).get("temperature")
+
+
+def validation_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What the validation of its weights found; nothing between two epochs."""
+    return (checkpoint["validation"] or {}) if checkpoint["partial"] is None else {}
 
 
 def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> Config:

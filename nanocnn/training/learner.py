@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.evaluate import AverageFlips, Evaluation, evaluate
+from nanocnn.evaluation.unlike import Watched
 from nanocnn.images.splits import DataInfo
 from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.head import linear_head, tapped
 from nanocnn.networks.pretrained import last_layer
 from nanocnn.networks.weights import check_like, load_weights
 from nanocnn.system.errors import UserError
@@ -183,10 +187,26 @@ class Learner:
 
     def judge(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
         """Judge the network, or with train.ema the mean of its weights, on all `batches`."""
+        info = self._info
+        channels = (1, -1, 1, 1)
+        mean, std = (
+            255 * torch.tensor(values, device=self.computing.device).view(channels)
+            for values in (info.mean, info.std)
+        )
+        head = self._judged_head
         try:
-            return evaluate(self._judged, batches, self.loss, self.computing.precision)
+            with tapped(head) if head else nullcontext() as taken:
+                watched = Watched(batches, mean, std, taken)
+                found = evaluate(self._judged, watched, self.loss, self.computing.precision)
+            return found._replace(traits=watched.traits)
         finally:
             self._trained.train()
+
+    @cached_property
+    def _judged_head(self) -> nn.Linear | None:
+        """The layer that the network which is judged ends in, whose inputs are its features."""
+        judged = self._ema.module if self._ema else self.model
+        return linear_head(judged, self._info.image_shape)
 
     def load(self, states: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint kept of `parts`, and the `step` that it was made after.
