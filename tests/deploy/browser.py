@@ -96,7 +96,7 @@ class Browser:
 
     def until(self, condition):
         end = time.monotonic() + PATIENCE
-        while not self.run(f"!!document.documentElement && ({condition})"):
+        while not self.run(f"!!(document.documentElement && ({condition}))"):
             assert time.monotonic() < end, condition
             time.sleep(0.02)
 

@@ -231,6 +231,6 @@ def test_names_stay_text_and_narrow_screens_are_not_exceeded(page, tmp_path):
 def test_from_the_disk_it_says_what_to_type(page, tmp_path):
     with browser(tmp_path / "profile") as one:
         one.open(f"file://{page[0] / 'index.html'}")
-        one.until("document.readyState === 'complete' && document.body")
+        one.until("document.readyState === 'complete'")
         assert "python -m http.server" in one.run("document.body.innerText")
         assert not one.run("'Loading' in window || document.body.innerText.includes('Loading')")
