@@ -7,7 +7,7 @@ from pathlib import Path
 from nanocnn.system.errors import UserError
 
 
-def check_free(folder: Path, mark: str) -> None:
+def check_free(folder: Path, mark: str, option: str = "--out") -> None:
     """Raises UserError for a folder that holds something, but not the file `mark` that tells who
     made it.
     """
@@ -15,7 +15,7 @@ def check_free(folder: Path, mark: str) -> None:
         raise UserError(f"{folder}: should be a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
         raise UserError(
-            f"{folder}: holds other files; --out should name a new or an empty folder, or one that "
+            f"{folder}: holds other files; {option} should name a new or an empty folder, or one that "
             "this command has made"
         )
 

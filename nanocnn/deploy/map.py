@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from nanocnn.images.decode import Form, fitted, load, reason
-from nanocnn.images.new_pictures import form_for
+from nanocnn.images.new_pictures import Unreadable, form_for
 from nanocnn.images.splits import DataInfo
 from nanocnn.networks.sliding import Sliding, sliding_network
 from nanocnn.run.restore import Restored, temperature_of
@@ -126,9 +126,12 @@ class Mapped(NamedTuple):
     reason: str = ""
 
 
-def mapped(mapper: Mapper, files: Iterable[str], invert: bool) -> Iterable[Mapped]:
+def mapped(mapper: Mapper, files: Iterable[str | Unreadable], invert: bool) -> Iterator[Mapped]:
     """The map of each picture, one after the other."""
     for file in files:
+        if isinstance(file, Unreadable):
+            yield Mapped(file.file or "", [], None, "", file.reason)
+            continue
         try:
             pixels = mapper.pixels(Path(file), invert)
         except MemoryError:  # which says nothing of the picture

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, browser, served
-from conftest import load_config, train, write_idx
+from conftest import load_config, train
+from mnist_like import mnist_like, write_mnist_like
 from PIL import Image
-from sklearn.datasets import load_digits
 
 import nanocnn
 from nanocnn.commands import main as nanocnn_script
@@ -40,41 +40,20 @@ async function answerTo(rows) {
 """
 
 
-def as_mnist_is_made(pixels):
-    """A digit in 20 of 28 pixels, its centre of mass in the middle."""
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    box = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] * (255 / 16)
-    height, width = (round(20 * side / max(box.shape)) for side in box.shape)
-    small = np.asarray(Image.fromarray(box.astype(np.uint8)).resize((width, height), Image.BOX))
-    y, x = ((np.indices(small.shape)[axis] * small).sum() / small.sum() for axis in (0, 1))
-    image = np.zeros((28, 28), np.uint8)
-    top, left = (
-        int(np.clip(np.floor(14 - place + 0.5), 0, 28 - side))
-        for place, side in ((y, height), (x, width))
-    )
-    image[top : top + height, left : left + width] = small
-    return image
-
-
 @pytest.fixture(scope="module")
 def digits():
-    found = load_digits()
-    return np.stack([as_mnist_is_made(each) for each in found.images]), found.target
+    return mnist_like()
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, digits):
+def page(tmp_path_factory):
     """A page, and the run that it is of, trained on digits that are made as MNIST's are."""
     try:
         runtime_files()
     except UserError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("page")
-    raw = folder / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    images, labels = digits
-    write_idx(raw / "train-images-idx3-ubyte", images[:1400])
-    write_idx(raw / "train-labels-idx1-ubyte", labels[:1400])
+    write_mnist_like(folder, 1400)
     small = "model={name: convnet, channels: [[8], [16]], hidden: [32]}"
     config = load_config(
         "mnist.yaml", [f"data.root={folder}", "data.validation=200", "train.epochs=8", small]
@@ -93,7 +72,9 @@ def opened(page, tmp_path_factory):
         one.run(HELPERS + "undefined")
         yield one, url
         assert one.complaints == []
-        assert one.requests and all(each.startswith((url, "blob:", "data:")) for each in one.requests)
+        assert one.requests and all(
+            each.startswith((url, "blob:", "data:")) for each in one.requests
+        )
 
 
 def answer_to_file(opened, path):
