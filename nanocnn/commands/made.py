@@ -15,8 +15,8 @@ def check_free(folder: Path, mark: str, option: str = "--out") -> None:
         raise UserError(f"{folder}: should be a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
         raise UserError(
-            f"{folder}: holds other files; {option} should name a new or an empty folder, or one that "
-            "this command has made"
+            f"{folder}: holds other files; {option} should name a new or an empty folder, or one "
+            "that this command has made"
         )
 
 

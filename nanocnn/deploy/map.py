@@ -86,7 +86,7 @@ class Mapper:
             math.ceil(side / step) - 1
             for side, step in zip(self.sliding.window, self.sliding.stride, strict=True)
         ]
-        found = []
+        found: list[Peak] = []
         while len(found) < most and torch.isfinite(left).any():
             row, column = divmod(int(left.argmax()), left.shape[1])
             found.append(self.peak(scores[:, row, column], int(classes[row, column]), row, column))
@@ -142,7 +142,7 @@ def mapped(mapper: Mapper, files: Iterable[str | Unreadable], invert: bool) -> I
         scores = mapper.scores(pixels)
         peaks = mapper.peaks(scores)
         facts = as_json(mapper, file, pixels, scores, peaks)
-        yield Mapped(file, peaks, drawn(pixels, scores, peaks), facts)
+        yield Mapped(file, peaks, drawn(mapper.sliding, pixels, scores, peaks), facts)
 
 
 def as_json(mapper: Mapper, file: str, pixels: Tensor, scores: Tensor, peaks: list[Peak]) -> str:

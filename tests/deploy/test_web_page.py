@@ -114,8 +114,9 @@ def test_a_finger_draws(opened):
         one.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
     one.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
     one.until("shown")
-    box = one.run("""(({data}) => boxOf(Float64Array.from({length: 280 * 280}, (_, k) => data[4 * k]),
-      280, 280))(ink.getImageData(0, 0, 280, 280))""")
+    box = one.run("""(({data}) =>
+      boxOf(Float64Array.from({length: 280 * 280}, (_, k) => data[4 * k]), 280, 280)
+    )(ink.getImageData(0, 0, 280, 280))""")
     assert abs(box["height"] - (0.6 * 280 + 24)) <= 4 and abs(box["width"] - 24) <= 4
     assert one.run("find('hint').hidden && !find('answer').hidden")
 
