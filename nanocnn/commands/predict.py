@@ -41,9 +41,13 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.images.finding import Finder
     from nanocnn.images.pictures import quiet
     from nanocnn.networks.model_file import find_networks
-    from nanocnn.run.restore import find_checkpoint, restore
+    from nanocnn.run.restore import find_checkpoints, restore
 
-    path = find_checkpoint(args.ckpt)
+    path, *others = find_checkpoints(args.ckpt)
+    if not args.paths:
+        raise UserError("no pictures: type their paths, a folder, or - for a list of paths")
+    if others:
+        print(f"the first of {1 + len(others)} runs: {path}", file=sys.stderr)
     prepare_process()
     restored = restore(path, networks=find_networks(args.model))
     found = Finder(args.paths, sys.stdin.buffer if "-" in args.paths else ())
@@ -120,17 +124,15 @@ def parse(arguments: Sequence[str]) -> Namespace:
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: as in training"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="pictures at a time; default: 64"
+        "--batch-size", type=int, metavar="N", help="pictures at a time; default: by their size"
     )
     add_networks(parser)
     args = parser.read(arguments)
-    if not args.paths:
-        raise UserError("no pictures: type their paths, a folder, or - for a list of paths")
     if args.top < 1:
         raise UserError(f"--top {args.top}: should be at least 1")
     if not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold}: should be a probability, from 0 to 1")
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
     if args.map:
         from nanocnn.commands.made import check_free
