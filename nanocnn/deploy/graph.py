@@ -35,7 +35,8 @@ def with_branches(nodes: list[Any], wanted: set[str], ranks: dict[str, int]) -> 
             continue
         if any(ranks.get(name) != RANK for name in node.input[1:]):
             continue
-        graphs, moved = [], set()
+        graphs: list[Any] = []
+        moved: set[int] = set()
         for name in node.input[1:]:
             own = only_for(name, nodes, wanted)
             moved |= {id(each) for each in own}

@@ -52,27 +52,29 @@ class Resizing(nn.Module):
         sides = count(images.shape[2]), count(images.shape[3])
         down, across = spans(*sides, self.form)
         most = self.most_shrunk(images.shape[2], images.shape[3])
-        rows = self.band(images.shape[2], height, down, most[0])
-        columns = self.band(images.shape[3], width, across, most[1])
+        down_band = self.band(images.shape[2], height, down, most[0])
+        across_band = self.band(images.shape[3], width, across, most[1])
         resized = torch.where(
             is_height_first(*sides, down.pixels, across.pixels),
-            along_width(along_height(images, rows, height), columns, width),
-            along_height(along_width(images, columns, width), rows, height),
+            along_width(along_height(images, down_band, height), across_band, width),
+            along_height(along_width(images, across_band, width), down_band, height),
         )
         if self.form.resize == "pad" and self.form.background == "white":
             inside = is_inside(height, down)[:, None] & is_inside(width, across)
             resized = torch.where(inside, resized, 255.0)
         if self.form.resize == "crop" and self.form.crop_fraction < 1:
             return resized.float()
-        is_ready = (sides[0] == height) & (sides[1] == width)
+        rows, columns = (torch.full((), side) for side in images.shape[2:])
+        is_ready = (rows == height) & (columns == width)
         return torch.where(is_ready, first_pixels(images, height, width), resized.float())
 
     def most_shrunk(self, height: int, width: int) -> tuple[int, int]:
         """No more pixels of the rows and of the columns become one."""
         _, down, across = self.form.shape
         most = (height + down - 1) // down, (width + across - 1) // across
-        if self.form.resize == "pad":  # by the same number along both, but for rounding
-            return 2 * (most[0] + most[1]), 2 * (most[0] + most[1])
+        if self.form.resize == "pad":  # by the same number, but that 1.5 pixels may become one
+            more = (3 * torch.sym_max(*most) + 1) // 2
+            return more, more
         return most
 
     def band(self, pixels: int, to_pixels: int, span: Span, most: int) -> Band:

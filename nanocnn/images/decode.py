@@ -239,13 +239,7 @@ def decode(path: Path, form: Form) -> np.ndarray:
 def fitted(picture: Image.Image, form: Form) -> np.ndarray:
     """A picture that was loaded, as (C, H, W) uint8."""
     channels, height, width = form.shape
-    if picture.mode == "RGBA":
-        below = Image.new("RGBA", picture.size, form.background)
-        picture = Image.alpha_composite(below, picture).convert("RGB")
-    mode = "L" if channels == 1 else "RGB"
-    if picture.mode != mode:
-        picture = picture.convert(mode)
-
+    picture = flat(picture, form)
     size, method = (width, height), METHODS[form.interpolation]
     if form.resize is None and picture.size != size:
         raise ValueError(f"{picture.height}x{picture.width} pixels instead of {height}x{width}")
@@ -259,6 +253,15 @@ def fitted(picture: Image.Image, form: Form) -> np.ndarray:
         whole.paste(picture.resize((right - left, bottom - top), method), (left, top))
         picture = whole
     return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def flat(picture: Image.Image, form: Form) -> Image.Image:
+    """A picture that was loaded, grey or in colour, with the background where it is transparent."""
+    if picture.mode == "RGBA":
+        below = Image.new("RGBA", picture.size, form.background)
+        picture = Image.alpha_composite(below, picture).convert("RGB")
+    mode = "L" if form.shape[0] == 1 else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def load(path: Path, form: Form | None = None) -> Image.Image:
