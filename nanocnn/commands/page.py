@@ -27,10 +27,12 @@ def main(arguments: Sequence[str]) -> None:
 
     path, *others = find_checkpoints(args.ckpt)
     folder = args.out or path.with_name("page" if path.stem == "best" else f"page_{path.stem}")
+    from nanocnn.deploy.export import check_packages
     from nanocnn.deploy.page import FACTS, page_files
     from nanocnn.deploy.runtime import runtime_files
 
     check_free(folder, FACTS)
+    check_packages()
     if others:
         print(f"the first of {1 + len(others)} runs: {path}")
     runtime = runtime_files(args.runtime)
@@ -47,16 +49,18 @@ def main(arguments: Sequence[str]) -> None:
 
 def exported(path: Path, args: Namespace) -> tuple[bytes, dict[str, Any]]:
     """The network as an ONNX file, and what the page is told of it."""
-    from nanocnn.deploy.export import onnx_of, portable, program_of
-    from nanocnn.deploy.page import facts_of
-    from nanocnn.images.new_pictures import form_for
+    from nanocnn.deploy.export import onnx_bytes, onnx_of, program_of
+    from nanocnn.deploy.facts import facts_of
+    from nanocnn.deploy.page import told
+    from nanocnn.deploy.portable import portable
     from nanocnn.networks.model_file import find_networks
     from nanocnn.run.restore import restore
 
     restored = restore(path, networks=find_networks(args.model))
-    form = form_for(restored.config.data, restored.info)
-    model = onnx_of(program_of(portable(restored, form)), 1)
-    return model.SerializeToString(), facts_of(restored, form)
+    model = portable(restored)
+    facts = facts_of(restored, model) | {"format": "onnx"}
+    content = onnx_bytes(onnx_of(program_of(model), 1 + facts["map"]), facts)
+    return content, told(restored, facts)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:

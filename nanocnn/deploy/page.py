@@ -6,11 +6,11 @@ leaves the folder.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nanocnn.evaluation.page import HERE as STYLES
-from nanocnn.images.decode import Form
 from nanocnn.run.restore import Restored
 from nanocnn.system.output import one_line
 
@@ -26,21 +26,19 @@ DRAWINGS = {
 }
 
 
-def facts_of(restored: Restored, form: Form) -> dict[str, Any]:
-    """What the page is told of a network that reads pictures as `form`."""
-    config, info = restored.config, restored.info
-    accuracy = (restored.checkpoint.get("validation") or {}).get("accuracy")
-    about = [f"{len(info.classes):,} classes", "x".join(map(str, info.image_shape[1:])) + " pixels"]
-    if accuracy is not None:
-        about.append(f"{accuracy:.2%} of its validation images right")
+def told(restored: Restored, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page is told of a network whose file says `facts` of itself."""
+    info, classes = restored.info, facts["classes"]
+    about = [f"{len(classes):,} classes", "x".join(map(str, info.image_shape[1:])) + " pixels"]
+    for key, images in (("accuracy", "test"), ("validation_accuracy", "validation")):
+        if facts[key] is not None:
+            about.append(f"{facts[key]:.2%} of its {images} images right")
+            break
     return {
-        "title": one_line(f"{config.name}: {config.model.name} on {info.dataset}"),
+        "title": one_line(f"{facts['name']}: {facts['model']} on {facts['dataset']}"),
         "about": " · ".join(about),
-        "classes": [one_line(name) for name in info.classes],
-        "image_shape": form.shape,
-        "resize": form.resize,
-        "crop_fraction": form.crop_fraction,
-        "background": form.background,
+        "classes": [one_line(name) for name in classes],
+        **{key: facts[key] for key in ("image_shape", "resize", "crop_fraction", "background")},
         "mean": info.mean,
         "drawing": DRAWINGS.get(info.dataset),
     }

@@ -97,7 +97,7 @@ def test_the_peaks_stand_where_the_digits_do(run):
             near.append(off)
             right += said == name
     assert sum(off <= 14 for off in near) >= 38, near  # half a window, of 40
-    assert np.median(near) <= 4 and right >= 30, (near, right)  # a place
+    assert np.median(near) <= 4 and right >= 25, (near, right)  # a place
 
 
 def test_predict_writes_a_picture_and_json_of_each_map(script, run, tmp_path):

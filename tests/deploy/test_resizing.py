@@ -23,9 +23,7 @@ def pixels(height, width, channels):
 @pytest.mark.parametrize("fraction, background", [(1.0, "black"), (0.875, "white")])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 70, 40)])
 def test_pixels_are_pillows(shape, resize, interpolation, fraction, background):
-    form = Form(
-        shape, resize, background, interpolation=interpolation, crop_fraction=fraction
-    )
+    form = Form(shape, resize, background, interpolation=interpolation, crop_fraction=fraction)
     layer = Resizing(form)
     for height, width in SIZES:
         picture = pixels(height, width, shape[0])

@@ -535,7 +535,7 @@ async function showMap() {
     map = await occlusionInTurn(picture, k);
     if (!map || shown?.picture !== picture) return;
   }
-  drawVeil(map);
+  drawVeil(map, maps ? Math.min(...map.values) : 0);
   const why = maps ? "what speaks for" : "what is needed for";
   find("caption").textContent = `Red: ${why} ${facts.classes[k]}`;
 }
@@ -563,11 +563,12 @@ function occlusionInTurn(picture, k) {
   return looking;
 }
 
-function drawVeil({ values, rows, columns }) {
-  const most = Math.max(...values);
+/** A red veil over the picture, thickest where a value is largest; none at `least` and below. */
+function drawVeil({ values, rows, columns }, least) {
+  const most = Math.max(...values) - least;
   const image = new ImageData(columns, rows);
   values.forEach((value, k) => {
-    const share = most > 0 ? Math.max(0, value) / most : 0;
+    const share = most > 0 ? Math.max(0, value - least) / most : 0;
     image.data.set([230, 0, 0, Math.round(200 * share)], 4 * k);
   });
   const small = new OffscreenCanvas(columns, rows);
