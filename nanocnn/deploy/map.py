@@ -170,7 +170,7 @@ def drawn(sliding: Sliding, pixels: Tensor, scores: Tensor, peaks: list[Peak]) -
     values = pixels.numpy()
     bare = Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
     longest = max(bare.size)
-    scale = min(max(1, SIDES[0] // longest), SIDES[1] / longest)
+    scale = min(math.ceil(SIDES[0] / longest), SIDES[1] / longest)
     size = (max(1, round(bare.width * scale)), max(1, round(bare.height * scale)))
     nearest = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BILINEAR
     picture = bare.convert("RGB").resize(size, nearest)

@@ -64,7 +64,7 @@ def run(tmp_path_factory):
         f"data.root={root}",
         "data.validation=200",
         "train.epochs=8",
-        "data.augment.shift=2",
+        "data.augment={shift: 1, rotate: 10, scale: 0.1}",
         model,
     ]
     return train(load_config("mnist.yaml", options), root / "run")
