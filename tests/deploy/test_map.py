@@ -114,7 +114,7 @@ def test_predict_writes_a_picture_and_json_of_each_map(script, run, tmp_path):
     told = json.loads(Path("maps/same.json").read_text())
     assert told["shape"] == [10, *np.shape(told["scores"])[1:]] and told["stride"] == [4, 4]
     assert told["peaks"][0]["score"] >= told["peaks"][1]["score"]
-    assert Image.open("maps/same.png").size == (400, 300)
+    assert Image.open("maps/same.png").size == (800, 600)
     again = script("nanocnn", "predict", "--ckpt", run, "a/same.png", "--map", "a")
     assert again.code == 2 and "holds other files" in again.error
 
