@@ -3,6 +3,7 @@
 nanocnn predict --ckpt runs/mine photo.jpg more/          # files and folders
 nanocnn predict --ckpt runs/mine more --csv answers.csv   # a table
 nanocnn predict --ckpt runs/mine more --json | jq .label  # a JSON object a line
+nanocnn predict --ckpt runs/mine large.png --map maps      # what is where in it
 find . -name '*.png' | nanocnn predict --ckpt runs/mine -  # paths from standard input
 """
 
@@ -49,6 +50,15 @@ def main(arguments: Sequence[str]) -> None:
         print(f"the first of {1 + len(others)} runs: {path}", file=sys.stderr)
     prepare_process()
     restored = restore(path, networks=find_networks(args.model))
+    found = Finder(args.paths, sys.stdin.buffer if "-" in args.paths else ())
+    if args.map:
+        from nanocnn.commands.predict_map import write_maps
+
+        with warnings.catch_warnings():
+            quiet()
+            told = Told(*write_maps(restored, found, args))
+        finish(told, found, args)
+        return
     classifier = classifier_of(restored, args.device, typed="--device ")
     if not classifier.judges:
         print(
@@ -56,12 +66,16 @@ def main(arguments: Sequence[str]) -> None:
             "told",
             file=sys.stderr,
         )
-    found = Finder(args.paths, sys.stdin.buffer if "-" in args.paths else ())
     with warnings.catch_warnings():
         quiet()
         told = predict(classifier, found, args)
     if args.csv and not args.json:
         print(f"{told.read:,} picture{'s' * (told.read != 1)}: {args.csv}")
+    finish(told, found, args)
+
+
+def finish(told: Told, found: Finder, args: Namespace) -> None:
+    """Raises UserError where a picture could not be read, or there was none."""
     check_delivered()
     if found.passed_over:
         print(f"passed over: {names_of(found.passed_over)}", file=sys.stderr)
@@ -84,6 +98,12 @@ def parse(arguments: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table there")
+    parser.add_argument(
+        "--map",
+        type=Path,
+        metavar="DIR",
+        help="slide the network over large pictures: a picture and a JSON file of each there",
+    )
     parser.add_argument(
         "--top", type=int, default=3, metavar="K", help="name the K likeliest classes; default: 3"
     )
@@ -114,6 +134,13 @@ def parse(arguments: Sequence[str]) -> Namespace:
         raise UserError(f"--threshold {args.threshold}: should be a probability, from 0 to 1")
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
+    if args.map:
+        from nanocnn.commands.made import check_free
+        from nanocnn.commands.predict_map import MARK
+
+        if args.json or args.csv:
+            raise UserError("--map: cannot be combined with --json or --csv; it writes its own")
+        check_free(args.map, MARK, option="--map")
     if args.csv:
         from nanocnn.system.files import check_output
 
