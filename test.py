@@ -251,8 +251,8 @@ def judge_all(
         writes.append(write)
         if report["trained_on"]:
             print(
-                f"warning: {path}: {report['trained_on']:,} of these {report['n']:,} images were "
-                "trained on",
+                f"warning: {path}: trained on {report['trained_on']:,} of these {report['n']:,} "
+                "images",
                 file=sys.stderr,
             )
         if len(paths) > 1 and args.json != "-":

@@ -13,11 +13,11 @@ import os
 import sys
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nanocnn.commands.made import check_free, fill
 from nanocnn.config.command_line import add_networks, script_parser
 from nanocnn.system.errors import UserError
 from nanocnn.system.output import in_shell
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
 
     path, *others = find_checkpoints(args.ckpt)
     folder = args.out or path.with_name("look" if path.stem == "best" else f"look_{path.stem}")
-    check_free(folder)
+    check_free(folder, PAGE)
     if others:
         print(f"the first of {1 + len(others)} runs: {path}")
     prepare_process()
@@ -89,17 +89,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
     if args.images is not None and args.images < 1:
         raise UserError(f"--images {args.images}: should be at least 1")
     return args
-
-
-def check_free(folder: Path) -> None:
-    """Raises UserError for a folder that holds something else than an earlier page."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: should be a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).is_file():
-        raise UserError(
-            f"{folder}: holds other files; --out should name a new or an empty folder, or one that "
-            "this command has made"
-        )
 
 
 def look(path: Path, args: Namespace) -> tuple[Found, Origin]:
@@ -208,16 +197,6 @@ def read_images(restored: Restored, root: str | None) -> tuple[Split, Shown]:
 def write(folder: Path, found: Found, origin: Origin) -> None:
     """The page and the pictures, in the place of earlier ones. Raises OSError."""
     from nanocnn.evaluation.look_page import look_page, look_pictures
-    from nanocnn.run.folder import missing_folders, remove_empty
-    from nanocnn.system.files import replacing
-    from nanocnn.system.signals import cleaned_up
 
-    page, pictures = look_page(found, origin), dict(look_pictures(found))
-    made = missing_folders(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with cleaned_up(partial(remove_empty, made)):
-        for earlier in folder.glob("*.png"):
-            earlier.unlink()
-        for name, content in (pictures | {PAGE: page.encode(errors="replace")}).items():
-            with replacing(folder / name) as file:
-                file.write(content)
+    page = look_page(found, origin).encode(errors="replace")
+    fill(folder, {**dict(look_pictures(found)), PAGE: page}, stale="*.png")

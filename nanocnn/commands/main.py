@@ -14,6 +14,7 @@ VERBS = {  # verb -> what it does; its module has the same name
     "export": "write a trained network as one file for other programs, with its resizing inside",
     "find-lr": "find a learning rate for a config, and draw the loss over it",
     "look": "look at what a trained network does: filters, what excites them, where it looks",
+    "page": "make a page that runs a trained network in the browser",
     "photos": "from a folder of pictures to a judged classifier, in one command",
     "layers": "print the layer table of a config's network",
     "predict": "say what is in pictures, by a trained network",

@@ -48,7 +48,12 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.run.folder import create_dated_dir, remove_empty
 
     config = Config.model_validate(draft.values)
+    if not Path(config.data.root).exists():
+        raise UserError(f"{config.data.root}: no such folder; type nanocnn photos FOLDER")
     print_choices(config)
+    from nanocnn.run.origin import first_weights
+
+    first_weights(config, None)  # fetched now, or known to be missing before all pictures are read
     folder, made = (args.run_dir, []) if args.run_dir else create_dated_dir(config)
     options = ["--config", args.config, *overrides]
     try:

@@ -3,6 +3,7 @@
 nanocnn predict --ckpt runs/mine photo.jpg more/          # files and folders
 nanocnn predict --ckpt runs/mine more --csv answers.csv   # a table
 nanocnn predict --ckpt runs/mine more --json | jq .label  # a JSON object a line
+nanocnn predict --ckpt runs/mine large.png --map maps      # what is where in it
 find . -name '*.png' | nanocnn predict --ckpt runs/mine -  # paths from standard input
 """
 
@@ -40,11 +41,24 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.images.finding import Finder
     from nanocnn.images.pictures import quiet
     from nanocnn.networks.model_file import find_networks
-    from nanocnn.run.restore import find_checkpoint, restore
+    from nanocnn.run.restore import find_checkpoints, restore
 
-    path = find_checkpoint(args.ckpt)
+    path, *others = find_checkpoints(args.ckpt)
+    if not args.paths:
+        raise UserError("no pictures: type their paths, a folder, or - for a list of paths")
+    if others:
+        print(f"the first of {1 + len(others)} runs: {path}", file=sys.stderr)
     prepare_process()
     restored = restore(path, networks=find_networks(args.model))
+    found = Finder(args.paths, sys.stdin.buffer if "-" in args.paths else ())
+    if args.map:
+        from nanocnn.commands.predict_map import write_maps
+
+        with warnings.catch_warnings():
+            quiet()
+            told = Told(*write_maps(restored, found, args))
+        finish(told, found, args)
+        return
     classifier = classifier_of(restored, args.device, typed="--device ")
     if not classifier.judges:
         print(
@@ -52,12 +66,16 @@ def main(arguments: Sequence[str]) -> None:
             "told",
             file=sys.stderr,
         )
-    found = Finder(args.paths, sys.stdin.buffer if "-" in args.paths else ())
     with warnings.catch_warnings():
         quiet()
         told = predict(classifier, found, args)
     if args.csv and not args.json:
         print(f"{told.read:,} picture{'s' * (told.read != 1)}: {args.csv}")
+    finish(told, found, args)
+
+
+def finish(told: Told, found: Finder, args: Namespace) -> None:
+    """Raises UserError where a picture could not be read, or there was none."""
     check_delivered()
     if found.passed_over:
         print(f"passed over: {names_of(found.passed_over)}", file=sys.stderr)
@@ -81,6 +99,12 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table there")
     parser.add_argument(
+        "--map",
+        type=Path,
+        metavar="DIR",
+        help="slide the network over large pictures: a picture and a JSON file of each there",
+    )
+    parser.add_argument(
         "--top", type=int, default=3, metavar="K", help="name the K likeliest classes; default: 3"
     )
     parser.add_argument(
@@ -100,18 +124,23 @@ def parse(arguments: Sequence[str]) -> Namespace:
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: as in training"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="pictures at a time; default: 64"
+        "--batch-size", type=int, metavar="N", help="pictures at a time; default: by their size"
     )
     add_networks(parser)
     args = parser.read(arguments)
-    if not args.paths:
-        raise UserError("no pictures: type their paths, a folder, or - for a list of paths")
     if args.top < 1:
         raise UserError(f"--top {args.top}: should be at least 1")
     if not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold}: should be a probability, from 0 to 1")
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: should be at least 1")
+    if args.map:
+        from nanocnn.commands.made import check_free
+        from nanocnn.commands.predict_map import MARK
+
+        if args.json or args.csv:
+            raise UserError("--map: cannot be combined with --json or --csv; it writes its own")
+        check_free(args.map, MARK, option="--map")
     if args.csv:
         from nanocnn.system.files import check_output
 

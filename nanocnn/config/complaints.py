@@ -116,7 +116,7 @@ def unknown_key(key: tuple[str, ...], known: list[str], values: dict[str, Any]) 
             " with ".join([repr(each), *missing_names(each, names)]) for each in ready or elsewhere
         ]
         return f"{message}; did you mean {' or '.join(meant)}?"
-    return message + did_you_mean(key[-1], known)
+    return message + did_you_mean(key[-1], known, ".".join((*key[:-1], "")))
 
 
 def key_below(value: Any) -> str:

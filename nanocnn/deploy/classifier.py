@@ -144,7 +144,7 @@ class Classifier:
         top: int = 5,
         threshold: float = 0.0,
         invert: Invert = "auto",
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> list[Prediction]:
         """What the network says of each picture, in their order.
 
@@ -165,7 +165,7 @@ class Classifier:
         top: int = 5,
         threshold: float = 0.0,
         invert: Invert = "auto",
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> Generator[Prediction | Unreadable]:
         """As `predict`, one by one, in little memory however many there are.
 
@@ -218,7 +218,7 @@ class Classifier:
         return np.stack(found) if found else np.zeros((0, self._tap.size), np.float32)
 
     def outputs(
-        self, pictures: Pictures, invert: Invert = "auto", batch_size: int = 64
+        self, pictures: Pictures, invert: Invert = "auto", batch_size: int | None = None
     ) -> Iterator[tuple[list[Given | Unreadable], Output]]:
         """Each batch, and what the network makes of those in it that can be read."""
         for batch in read_in_batches(several(pictures), self.form, batch_size):
@@ -247,17 +247,15 @@ class Classifier:
 
     def brightness_of(self, images: Tensor, given: list[Given]) -> Tensor:
         """(B, 3): see Traits. What pads a picture counts where training had it too."""
-        if self.form.resize != "pad" or self.info.dataset in OWN_IMAGES:
+        _, height, width = self.info.image_shape
+        whole = (0, 0, width, height)
+        if self.info.dataset in OWN_IMAGES or all(each.box == whole for each in given):
             return brightness_of(images.float())
-        inner = [
-            image[None, :, top:bottom, left:right].float()
-            for image, (left, top, right, bottom) in zip(
-                images, (each.box for each in given), strict=True
-            )
-        ]
-        if len({each.shape for each in inner}) == 1:
-            return brightness_of(torch.cat(inner))
-        return torch.cat([brightness_of(each) for each in inner])
+        found = []
+        for image, each in zip(images, given, strict=True):
+            left, top, right, bottom = each.box
+            found.append(brightness_of(image[None, :, top:bottom, left:right].float()))
+        return torch.cat(found)
 
     def unlike(self, traits: Traits, given: list[Given]) -> list[list[str] | None]:
         """In what each is unlike the training images, for Prediction."""

@@ -1,6 +1,6 @@
 """What an exported file says of itself: the key "nanocnn" of its metadata, a JSON object.
 
-docs/using-export.md has a table of its keys.
+docs/using.md has a table of its keys.
 """
 
 from pathlib import Path

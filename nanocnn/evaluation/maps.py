@@ -72,13 +72,19 @@ def steps(model: nn.Module, image: Tensor) -> tuple[list[Step], int]:
     found = [
         Step(
             calls[group[0]].name,
-            ", ".join(type(calls[place].layer).__name__ for place in group),
+            kinds_of([calls[place].layer for place in group]),
             how(calls[group[0]]),
             outputs[group[-1]],
         )
         for group in kept
     ]
     return found, len(groups) - len(kept)
+
+
+def kinds_of(layers: list[nn.Module]) -> str:
+    """In words, without those that do nothing."""
+    acting = [layer for layer in layers if not isinstance(layer, nn.Identity)]
+    return ", ".join(type(layer).__name__ for layer in acting or layers)
 
 
 def resized(groups: list[list[int]], calls: list[Call]) -> list[list[int]]:

@@ -53,9 +53,11 @@ def report_page(report: dict[str, Any], about: About, mistakes: Mistakes | None)
         classes=classes,
         percent=percent,
         warnings=warnings_of(report),
-        curves=[charts.curves(about.rows, key) for key in ("loss", "accuracy") if about.rows],
+        curves=[
+            charts.curves(about.rows, key) for key in ("loss", "accuracy") if len(about.rows) > 1
+        ],
         matrix=charts.confusion_matrix(report["confusion"], classes),
-        matrix_side=max(360, min(1000, 34 * len(classes)), 15 * len(classes)),
+        matrix_side=max(420, min(1000, 48 * len(classes)), 15 * len(classes)),
         narrow_side=max(330, 15 * len(classes)),
         pairs=hardest_pairs(report["confusion"], classes),
         reliability=charts.reliability(calibration["bins"], before),
@@ -96,8 +98,8 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     lines = []
     if report["trained_on"]:
         lines.append(
-            f"{report['trained_on']:,} of these {report['n']:,} images were trained on: the "
-            "figures are too good."
+            f"Trained on {report['trained_on']:,} of these {report['n']:,} images: the figures are "
+            "too good."
         )
     excess = report["calibration"]["overconfidence"]
     if excess is not None:

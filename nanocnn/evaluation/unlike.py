@@ -62,7 +62,9 @@ def brightness_of(images: Tensor) -> Tensor:
     grey = images.mean(1) if images.shape[1] > 1 else images[:, 0]
     edges = [grey[:, 0], grey[:, -1], grey[:, :, 0], grey[:, :, -1]]
     border = torch.cat(edges, 1).mean(1)
-    return torch.stack([border, grey.mean((1, 2)), grey.std((1, 2), correction=0)], 1)
+    mean = grey.mean((1, 2))
+    variance = grey.square().mean((1, 2)) - mean.square()  # faster than torch's own
+    return torch.stack([border, mean, variance.clamp(min=0).sqrt()], 1)
 
 
 def projected(features: Tensor) -> Tensor:
@@ -147,7 +149,8 @@ class Sums(NamedTuple):
         identity = torch.eye(size, dtype=within.dtype)
         # the last is for what is the same in all images
         shrunk = (1 - SHRINKAGE) * within + (SHRINKAGE * variance + 1e-9) * identity
-        whitening = torch.linalg.inv(torch.linalg.cholesky(shrunk)).T.contiguous()
+        triangle = torch.linalg.cholesky(shrunk)
+        whitening = torch.linalg.solve_triangular(triangle, identity, upper=False).T.contiguous()
         means = torch.where(self.counts[:, None] > 0, means, math.inf)
         return Gaussians(means, whitening)
 

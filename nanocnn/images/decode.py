@@ -10,6 +10,7 @@ import math
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import (
     Image,
     ImageFile,
     JpegImagePlugin,
+    PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
     features,
@@ -134,9 +136,10 @@ def is_animated(image: Image.Image) -> bool:
 
 def open_picture(path: Path) -> Image.Image:
     """The picture at `path`, not yet decoded. Raises what `reason` puts into words."""
-    if path.exists() and not path.is_file():  # a folder, or a pipe that would never end
+    found = path.stat()
+    if not S_ISREG(found.st_mode):  # a folder, or a pipe that would never end
         raise ValueError("not a file")
-    if path.stat().st_size == 0:
+    if found.st_size == 0:
         raise ValueError("empty")
     image: Image.Image
     try:
@@ -241,7 +244,9 @@ def fitted(picture: Image.Image, form: Form) -> np.ndarray:
     size, method = (width, height), METHODS[form.interpolation]
     if form.resize is None and picture.size != size:
         raise ValueError(f"{picture.height}x{picture.width} pixels instead of {height}x{width}")
-    if form.resize == "stretch":
+    if form.resize in ("stretch", "pad") and picture.size == size:
+        pass
+    elif form.resize == "stretch":
         picture = picture.resize(size, method)
     elif form.resize == "crop":
         picture = fit(picture, size, method, bleed=(1 - form.crop_fraction) / 2)
@@ -278,7 +283,7 @@ def load(path: Path, form: Form | None = None) -> Image.Image:
         level = image.info.get("transparency")  # of grey pictures, as the file counts
         if isinstance(level, int) and raw_mode in LEVELS:
             image.info["transparency"] = level * LEVELS[raw_mode]
-        if isinstance(image, JpegImagePlugin.JpegImageFile):
+        if isinstance(image, JpegImagePlugin.JpegImageFile | PngImagePlugin.PngImageFile):
             exif_transpose(image, in_place=True)  # without a copy, which takes time
         else:
             image = exif_transpose(image)

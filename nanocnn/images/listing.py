@@ -84,6 +84,12 @@ def list_split(data: Data, split: str, classes: list[str] | None = None) -> List
     return Listing(split, paths, labels, names, groups=groups)
 
 
+def check_there(data: Data) -> None:
+    """Raises UserError where the user's own `data` have no training images where they should."""
+    if "train" not in layout(data).places:
+        raise missing(data, "train", "data.root=")
+
+
 def layout(data: Data) -> Layout:
     """Where data.root has its splits. Raises UserError for two names of one split."""
     if data.list is not None:

@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +30,9 @@ from nanocnn.images.splits import DataInfo, as_in_training
 from nanocnn.system.errors import UserError
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
-TOGETHER = 4  # pictures that a thread is given at a time
-WAITING = 3  # such parts for each thread, beyond a batch, that are read ahead
+TOGETHER, LARGE = 32, 1 << 18  # pictures, or bytes of files, that a thread is given at a time
+WAITING = 2  # such parts for each thread, beyond a batch, that are read ahead
+BATCH, VALUES = 256, 1 << 22  # pictures of a batch, or values in it, at most
 
 
 class Unreadable(NamedTuple):
@@ -131,28 +131,58 @@ def several(
     return pictures
 
 
+def parts_of(
+    pictures: Iterable[Picture | Unreadable], most: int
+) -> Iterator[list[Picture | Unreadable]]:
+    """The pictures, `most` or about LARGE bytes of files together: large ones by themselves, so
+    that all threads have some, and small ones together, since each handing over takes time.
+    """
+    part: list[Picture | Unreadable] = []
+    size = 0
+    for picture in pictures:
+        part.append(picture)
+        if isinstance(picture, str | os.PathLike):
+            try:
+                size += os.stat(picture).st_size
+            except (OSError, ValueError):  # which is told when it is read
+                size += 1
+        elif isinstance(picture, Image.Image):
+            size += picture.width * picture.height
+        if len(part) >= most or size >= LARGE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
 def read_in_batches(
-    pictures: Iterable[Picture | Unreadable], form: Form, batch_size: int
+    pictures: Iterable[Picture | Unreadable], form: Form, batch_size: int | None = None
 ) -> Iterator[list[Given | Unreadable]]:
     """The pictures in their order, `batch_size` at a time, read in threads.
 
-    No more than a batch and what the threads are at work on is in memory at once.
+    No more than two batches and what the threads are at work on is in memory at once. Without
+    `batch_size` it is as large as saves time.
     """
-    some = max(1, min(TOGETHER, batch_size))
+    batch_size = batch_size or max(1, min(BATCH, VALUES // form.size))
     workers = cores()
-    most = batch_size // some + WAITING * workers
-    source = iter(pictures)
-    parts = iter(lambda: list(islice(source, some)), [])
-    waiting: deque[Future[list[Given | Unreadable]]] = deque()
+    parts = parts_of(pictures, min(TOGETHER, batch_size))
+    waiting: deque[tuple[int, Future[list[Given | Unreadable]]]] = deque()
     batch: list[Given | Unreadable] = []
+    ahead = 0  # pictures that are waiting
     pool = ThreadPoolExecutor(workers)
     try:
         while True:
-            for part in islice(parts, most - len(waiting)):
-                waiting.append(pool.submit(lambda some: [read(each, form) for each in some], part))
+            while ahead < batch_size or len(waiting) < WAITING * workers:
+                if not (part := next(parts, None)):
+                    break
+                task = pool.submit(lambda some: [read(each, form) for each in some], part)
+                waiting.append((len(part), task))
+                ahead += len(part)
             if not waiting:
                 break
-            batch += waiting.popleft().result()
+            count, task = waiting.popleft()
+            ahead -= count
+            batch += task.result()
             if len(batch) >= batch_size:
                 yield batch[:batch_size]
                 del batch[:batch_size]

@@ -91,6 +91,7 @@ class Overview:
         rows = zip(classes, *(map("{:,}".format, each) for each in of_split.values()), strict=True)
         sums = " and ".join(f"{sum(counts):,} {name}" for name, counts in of_split.items())
         least, most = (extreme(of_split["train"]) for extreme in (min, max))
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         lacking = [
             f"no {name} image is of {label}"
             for name, counts in of_split.items()
@@ -102,7 +103,7 @@ class Overview:
         ]
         return Section(
             "Images",
-            f"{sums} images of {len(classes):,} classes; of a class {least:,} to {most:,} train",
+            f"{sums} images of {len(classes):,} classes, {each} train images a class",
             lines=lines,
             rows=[["class", *of_split], *rows],
             alarming=bool(lines),

@@ -20,23 +20,33 @@ from nanocnn.system.output import one_line
 MOST = 128  # pixels of a side as it is shown
 SMALL = 48  # pixels up to which each is shown as it is
 STYLE = """
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { margin: 0 auto; padding: 1rem; max-width: 80rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .2rem; }
-h3 { font-size: .95rem; margin: .9rem 0 .2rem; }
-p, ul { margin: .3rem 0 .7rem; } ul { padding-left: 1.2rem; }
-li, p, figcaption, td, th { overflow-wrap: anywhere; }
-a { color: inherit; } .alarm { font-weight: 600; } .alarm::marker { content: "! "; }
-.grid { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); }
-.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
-figure { margin: 0; display: flex; flex-wrap: wrap; align-content: start; gap: .4rem; }
-figure { font-size: .75rem; }
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6675; --line: #d9dee6; --back: #fff;
+  --card: #f5f7fa; --warn: #8a4b00; --accent: #2463b8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b8; --line: #333c49;
+  --back: #14181f; --card: #1c222b; --warn: #ffc979; --accent: #7fb2f5; } }
+body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 1080px; background: var(--back);
+  color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; padding-top: .75rem;
+  border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
+p, ul { margin: .4rem 0 .8rem; max-width: 46rem; } ul { padding-left: 1.2rem; }
+h2 + p, figcaption { color: var(--soft); }
+h1, li, p, figcaption, td, th { overflow-wrap: anywhere; }
+a { color: var(--accent); } .alarm { color: var(--warn); font-weight: 600; }
+.alarm::marker { content: "! "; }
+.grid { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); }
+figure { margin: 0; padding: .5rem; display: flex; flex-wrap: wrap; align-content: start;
+  gap: .4rem; background: var(--card); border-radius: .6rem; font-size: .8rem; line-height: 1.35; }
 figure div { flex: 1 1 6rem; min-width: 0; }
-img { display: block; width: 100%; height: 7rem; object-fit: contain; background: #8883; }
-img.small { image-rendering: pixelated; }
+img { display: block; width: 100%; height: 7rem; object-fit: contain; }
+img.small { image-rendering: pixelated; } figcaption { margin-top: .3rem; }
 .note { flex-basis: 100%; font-weight: 600; }
-table { border-collapse: collapse; } td, th { padding: .1rem .8rem .1rem 0; text-align: right; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+td, th { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 td:first-child, th:first-child { text-align: left; }
+@media print { figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
 
@@ -60,7 +70,7 @@ def overview_page(
         f"<title>{text(title)}</title><style>{STYLE}</style></head><body>"
         f"<h1>{text(title)}</h1><ul>{links}</ul>"
         "<h2>A batch as training sees it</h2>"
-        "<p>augmented, in the size that the network is given</p>"
+        "<p>in the size that the network is given, and augmented where the config says so</p>"
         f"<div class=grid>{seen}</div>{body}</body></html>\n"
     )
 

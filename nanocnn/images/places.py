@@ -85,7 +85,11 @@ def missing(data: Data, split: str, option: str) -> UserError:
     """What to say where `split` is not there; `option` says what data.root is set with."""
     if data.list is not None:
         return UserError(f"{Path(data.root, data.list)}: lists no {split} images{NO_TEST}")
-    where = place(data, split)
+    where, root = place(data, split), Path(data.root)
+    if not root.exists():
+        here = "" if root.is_absolute() else f" in {Path.cwd()}, where a relative data.root begins"
+        key = "data.root = " * option.startswith("data.")
+        return UserError(f"{key}{root}: no such folder{here}")
     if data.dataset == "folder":
         what = "a file, where a folder should be" if where.is_file() else "no such folder"
         what += f"; data.dataset = folder reads {where}/<class>/*"
@@ -103,10 +107,7 @@ def remedy(data: Data, split: str, option: str) -> str:
     """The end of a message that `split` is not there: what is, and how to have it read."""
     root = Path(data.root)
     if not root.is_dir():
-        if root.exists():
-            return f"; {root} is a file"
-        here = "" if root.is_absolute() else f" in {Path.cwd()}, where a relative data.root begins"
-        return f"; {root} does not exist{here}"
+        return f"; {root} is a file"
     dataset = "csv" if data.dataset == "folder" else "folder"
     listed = named_splits(root, dataset).get(split)
     if listed:

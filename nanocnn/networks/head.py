@@ -1,5 +1,6 @@
 """The linear layer that a network ends in, and what reaches it: the features of an image."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import local
@@ -22,9 +23,9 @@ def linear_head(model: nn.Module, image_shape: ImageShape) -> nn.Linear | None:
     was_training = model.training
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            device = layer.weight.device
-            images = torch.linspace(-1, 1, 2 * int(torch.tensor(image_shape).prod()), device=device)
-            logits = model.eval()(images.view(2, *image_shape))
+            values = torch.linspace(-1, 1, 2 * math.prod(image_shape)).to(layer.weight)
+            images = values.view(2, *image_shape)
+            logits = model.eval()(images)
     finally:
         hook.remove()
         model.train(was_training)

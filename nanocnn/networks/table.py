@@ -60,12 +60,13 @@ def trace(model: nn.Module, image_shape: Shape) -> tuple[list[Call], Tensor]:
 
     layers = [(name, layer) for name, layer in model.named_modules() if not any(layer.children())]
     hooks = [hook for name, layer in layers for hook in watch(name, layer)]
-    device = next((tensor.device for tensor in model.parameters()), None)
+    first = next(model.parameters(), torch.zeros(0))
     was_training = model.training
     model.eval()  # a blank image must leave no trace in the batch normalisation
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, *image_shape, device=device))
+            image = torch.zeros(1, *image_shape, device=first.device, dtype=first.dtype)
+            logits = model(image)
     except (RuntimeError, ValueError, AssertionError) as error:
         if not entered:
             raise

@@ -8,6 +8,7 @@ from typing import Any
 from nanocnn.config.preprocessing import Preprocessing
 from nanocnn.config.schema import OWN_IMAGES, Config
 from nanocnn.images.content import ORIGIN, TRAINED, read_hashes, write_hashes
+from nanocnn.images.listing import check_there
 from nanocnn.images.report import keep_data_report
 from nanocnn.images.splits import DataInfo
 from nanocnn.images.training_data import TrainingData
@@ -28,6 +29,8 @@ def first_weights(
     """
     if checkpoint:
         return None, Preprocessing.of_run(checkpoint["data"])
+    if config.data.dataset in OWN_IMAGES:
+        check_there(config.data)  # before weights are fetched for images that are not there
     weights = find_weights(config)
     return weights, weights.preprocessing if weights else None
 

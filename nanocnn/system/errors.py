@@ -32,11 +32,13 @@ class NonFiniteError(ArithmeticError):
     """The loss became NaN or infinite (exit code 3)."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown `name`: the nearest known one, and all of them."""
+def did_you_mean(name: str, known: Iterable[str], before: str = "") -> str:
+    """The end of a message about an unknown `name`: the nearest known one, with what stands
+    `before` it, and all of them.
+    """
     names = list(known)
     nearest = get_close_matches(name, names, n=1)
-    suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    suggestion = f"; did you mean {before + nearest[0]!r}?" if nearest else ""
     return f"{suggestion} (known: {', '.join(names)})"
 
 

@@ -85,7 +85,7 @@ def test_it_looks_at_other_data_sets_and_needs_no_network(script, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere does not exist"),
+        (["nowhere"], "data.root = nowhere: no such folder"),
         (["pictures", "data.root=pictures"], "both say where the pictures are"),
         (["pictures", "--out", "pictures"], "--out pictures: should name a new or an empty folder"),
         (["--labels"], "--labels: the network resnet18 begins with no weights"),
@@ -183,10 +183,18 @@ def test_photos_looks_trains_and_judges(digit_pictures, script, tmp_path):
 
 
 def test_photos_passes_on_how_it_failed_and_leaves_nothing(script, tmp_path):
-    (tmp_path / "empty").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "empty" / name).mkdir(parents=True)
     with pytest.raises(SystemExit) as end:
-        script("nanocnn", "photos", "empty")
+        script("nanocnn", "photos", "empty", LITE0)
     assert end.value.code == 2
+    for options, said in (
+        ([], "data/mine: no such folder; type nanocnn photos FOLDER"),
+        (["empty/a"], "empty/a is empty"),
+        (["empty", "model.weights=lost.pt"], "model.weights = lost.pt"),
+    ):
+        refused = script("nanocnn", "photos", *options)
+        assert refused.code == 2 and said in refused.error and "$ python" not in refused.out
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
     refused = script("nanocnn", "photos", "empty", "data.root=other")
     assert refused.code == 2 and "both say where the pictures are" in refused.error

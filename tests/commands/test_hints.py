@@ -55,7 +55,7 @@ HINTS = {  # command line -> the end of what it says, but for "('... --help' sho
     "train.py epoch=3": "did you mean 'train.epochs'?",
     "train.py betas=[0.9,0.99]": "did you mean 'optimizer.betas' with optimizer=adam?",
     "train.py optimizer.learning_rate=0.1": "did you mean 'optimizer.lr'?",
-    "train.py model.dropuot=0.1 model=convnet": "did you mean 'dropout'?",
+    "train.py model.dropuot=0.1 model=convnet": "did you mean 'model.dropout'?",
     "train.py dropout=0.1": "did you mean 'model.dropout' with model=convnet?",
     "train.py batch=3": "did you mean 'train.batch_size'?",
     "train.py gamma=0.5": (
@@ -215,7 +215,7 @@ def test_a_relative_root_says_from_where_it_counts(script, digit_pictures, monke
     done = script("train.py", "--config", "../run/config.yaml")
     assert (
         done.code == 2
-        and f"does not exist in {Path.cwd()}, where a relative data.root begins" in done.error
+        and f"no such folder in {Path.cwd()}, where a relative data.root begins" in done.error
     )
     Path("pictures").symlink_to(root)
     said = f"images are read from {Path.cwd()}/pictures, in ../run they were in {root}"

@@ -72,7 +72,11 @@ def test_overrides_take_the_path_of_the_file(tmp_path):
 FILES = {
     "optimzer: {lr: 1}": ["line 1", "'optimzer'", "did you mean 'optimizer.lr'"],
     "name: a\nlr: 1": ["line 2", "'lr'", "did you mean 'optimizer.lr'"],
-    "optimizer:\n  momentun: 1": ["line 2", "'optimizer.momentun'", "did you mean 'momentum'"],
+    "optimizer:\n  momentun: 1": [
+        "line 2",
+        "'optimizer.momentun'",
+        "did you mean 'optimizer.momentum'",
+    ],
     "optimizer: {lr: -1}": ["optimizer.lr = -1", "greater than 0"],
     "optimizer: {lr: abc}": ["optimizer.lr = abc", "valid number"],
     "optimizer: {lr: .nan}": ["optimizer.lr = .nan", "finite"],
@@ -164,7 +168,7 @@ OVERRIDES = {
     "optimizer.lr='1e-3'": ["optimizer.lr = '1e-3'", "number"],
     "optimizer={name: sgd, lr: -1}": ["command line", "optimizer.lr = -1"],
     "optimizer.lr=[1": ["command line, optimizer.lr"],
-    "train.epoch=3": ["did you mean 'epochs'"],
+    "train.epoch=3": ["did you mean 'train.epochs'"],
     "train.epochs": ["key=value"],
     "=3": ["key=value"],
     "train..epochs=3": ["key=value"],

@@ -4,6 +4,7 @@ import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -175,13 +176,28 @@ def test_no_more_is_read_than_what_is_worked_on(classifier):
 
 def test_threads_share_one(classifier, test_digits):
     parts = np.array_split(test_digits[0][..., None], 8)
-    alone = [(classifier.features(part), classifier.probabilities(part)) for part in parts]
+    alone = [classifier.probabilities(part) for part in parts]
     with ThreadPoolExecutor(4) as pool:
-        features = list(pool.map(classifier.features, parts * 3))
         together = list(pool.map(classifier.probabilities, parts * 3))
-    for place, found in enumerate(zip(features, together, strict=True)):
-        assert all(map(np.array_equal, found, alone[place % 8]))
-    assert features[0].shape == (len(parts[0]), 128)
+    assert all(np.array_equal(found, alone[i % 8]) for i, found in enumerate(together))
+
+
+def test_threads_that_are_in_the_last_layer_at_once_have_their_own_features(
+    classifier, test_digits
+):
+    shared = classifier.to("cpu")
+    parts = np.array_split(test_digits[0][:10, ..., None], 2)
+    both = Barrier(2, timeout=60)
+    head = [layer for layer in shared._model.modules() if isinstance(layer, torch.nn.Linear)][-1]
+
+    def meet(*_):
+        both.wait()
+
+    head.register_forward_hook(meet)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(shared.features, parts))
+    assert all(map(np.array_equal, found, map(classifier.features, parts)))
+    assert found[0].shape == (5, 128)
 
 
 def test_on_another_device_it_is_another_one(classifier, test_digits):

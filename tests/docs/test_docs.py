@@ -396,6 +396,7 @@ def test_a_run_folder_and_a_report_hold_what_is_said_of_them(small_run, script):
         "origin_hashes.txt",
         ".lock",
         "look",
+        "page",
         "00000",
         "projector_config.pbtxt",
     }

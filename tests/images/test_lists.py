@@ -336,7 +336,7 @@ def test_a_picture_with_another_label_elsewhere_is_told(tmp_path, script):
     [
         ("my/train", ["/my has it: data.root=", "/my\n"]),
         ("", ["/my has it: data.root=", "/my\n"]),
-        ("nowhere", ["nowhere/train: no such folder", "nowhere does not exist"]),
+        ("nowhere", ["data.root = ", "nowhere: no such folder"]),
         ("my/train/a/0.png", ["0.png is a file"]),
     ],
 )

@@ -103,9 +103,7 @@ def test_test_images_that_the_weights_were_trained_on_are_told(script, digit_pic
         report = json.loads(Path(name, "test.json").read_text())
         # all but those that the first one was validated by
         assert report["trained_on"] >= report["n"] - 4 > 0
-        assert (
-            f"{report['trained_on']} of these {report['n']} images were trained on" in judged.error
-        )
+        assert f"trained on {report['trained_on']} of these {report['n']} images" in judged.error
     done = script("train.py", *own, net, "data.resize=pad", "--run-dir", "other")
     assert done.code == 0 and "cannot tell whether test images are among them" in done.error
     assert script("test.py", "--ckpt", "other").code == 0
