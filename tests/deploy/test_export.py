@@ -265,6 +265,8 @@ def test_one_logistic_output_has_a_map_for_each_of_two_classes():
     wanted = AverageFlips(network)(images.permute(0, 3, 1, 2).float()) / 0.5
     assert torch.allclose(probabilities, wanted.softmax(1), atol=1e-5)
     assert torch.allclose(maps.mean((2, 3)), wanted, atol=1e-4)
+    mirrored = model(images.flip(2))[1]
+    assert torch.allclose(mirrored.flip(3), maps, atol=1e-4)
 
 
 def test_a_network_with_hidden_layers_has_no_map():
