@@ -128,6 +128,12 @@ def parse(arguments: Sequence[str]) -> Namespace:
     )
     add_networks(parser)
     args = parser.read(arguments)
+    check(args)
+    return args
+
+
+def check(args: Namespace) -> None:
+    """Raises UserError for values that cannot be, and for files that cannot be written."""
     if args.top < 1:
         raise UserError(f"--top {args.top}: should be at least 1")
     if not 0 <= args.threshold <= 1:
@@ -147,7 +153,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
         if str(args.csv) == "-":
             raise UserError("--csv -: should name a file; type --csv /dev/stdout")
         check_output("--csv", args.csv)
-    return args
 
 
 class Told(NamedTuple):
