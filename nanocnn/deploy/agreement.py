@@ -87,7 +87,7 @@ def read(split: Split, restored: Restored, chosen: Tensor) -> Iterator[Tensor]:
 
 def decoded(path: Path, form: Form) -> np.ndarray:
     """(H, W, C) uint8: the picture as a caller should give it to a file."""
-    pixels = np.asarray(flat(load(path, form), form))
+    pixels = np.array(flat(load(path, form), form))
     return pixels.reshape(*pixels.shape[:2], form.shape[0])
 
 
