@@ -19,6 +19,7 @@ from PIL import (
     Image,
     ImageFile,
     JpegImagePlugin,
+    PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
     features,
@@ -243,7 +244,9 @@ def fitted(picture: Image.Image, form: Form) -> np.ndarray:
     size, method = (width, height), METHODS[form.interpolation]
     if form.resize is None and picture.size != size:
         raise ValueError(f"{picture.height}x{picture.width} pixels instead of {height}x{width}")
-    if form.resize == "stretch" or (form.resize == "pad" and picture.size == size):
+    if form.resize in ("stretch", "pad") and picture.size == size:
+        pass
+    elif form.resize == "stretch":
         picture = picture.resize(size, method)
     elif form.resize == "crop":
         picture = fit(picture, size, method, bleed=(1 - form.crop_fraction) / 2)
@@ -280,7 +283,7 @@ def load(path: Path, form: Form | None = None) -> Image.Image:
         level = image.info.get("transparency")  # of grey pictures, as the file counts
         if isinstance(level, int) and raw_mode in LEVELS:
             image.info["transparency"] = level * LEVELS[raw_mode]
-        if isinstance(image, JpegImagePlugin.JpegImageFile):
+        if isinstance(image, JpegImagePlugin.JpegImageFile | PngImagePlugin.PngImageFile):
             exif_transpose(image, in_place=True)  # without a copy, which takes time
         else:
             image = exif_transpose(image)
