@@ -7,7 +7,6 @@ import runpy
 import shlex
 import tomllib
 from fnmatch import fnmatch
-from importlib.util import find_spec
 from typing import get_args
 
 import pytest
@@ -169,10 +168,10 @@ def test_each_command_line_is_understood(page, command, networks):
         assert all(f'"{word}"' in source for word in words[3:] if word.startswith("--"))
     elif words[0] == "nanocnn" and len(words) == 2:  # is spoken of
         assert words[1] in VERBS or words[1].startswith("--")
-    elif words[:3] == ["python", "-m", "http.server"]:
-        assert find_spec(words[2])
     elif words[:3] == ["python", "-m", "nanocnn.commands.schema"]:
         assert (PROJECT / "nanocnn" / "commands" / "schema.py").exists()
+    elif words[:3] == ["python", "-m", "http.server"]:
+        return  # Python's own
     elif found := understand(words):
         path, overrides = found
         load.load_config(path, overrides, networks=networks)
