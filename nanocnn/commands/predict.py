@@ -105,12 +105,11 @@ def parse(arguments: Sequence[str]) -> Namespace:
         help="slide the network over large pictures: a picture and a JSON file of each there",
     )
     parser.add_argument(
-        "--top", type=int, default=3, metavar="K", help="name the K likeliest classes; default: 3"
+        "--top", type=int, metavar="K", help="name the K likeliest classes; default: 3"
     )
     parser.add_argument(
         "--threshold",
         type=float,
-        default=0.0,
         metavar="P",
         help=f"{NONE} where no class has this probability; default: 0",
     )
@@ -128,6 +127,18 @@ def parse(arguments: Sequence[str]) -> Namespace:
     )
     add_networks(parser)
     args = parser.read(arguments)
+    check(args)
+    return args
+
+
+def check(args: Namespace) -> None:
+    """Raises UserError for values that cannot be, and for files that cannot be written."""
+    if args.map:
+        for option in ("--top", "--threshold", "--device", "--batch-size"):
+            if getattr(args, option[2:].replace("-", "_")) is not None:
+                raise UserError(f"{option}: cannot act with --map")
+    args.top = 3 if args.top is None else args.top
+    args.threshold = args.threshold or 0.0
     if args.top < 1:
         raise UserError(f"--top {args.top}: should be at least 1")
     if not 0 <= args.threshold <= 1:
@@ -147,7 +158,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
         if str(args.csv) == "-":
             raise UserError("--csv -: should name a file; type --csv /dev/stdout")
         check_output("--csv", args.csv)
-    return args
 
 
 class Told(NamedTuple):

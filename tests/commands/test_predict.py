@@ -133,6 +133,7 @@ def test_a_checkpoint_without_a_judgement_says_so_once(script, digits_run, pictu
         (["new", "--csv", "-"], "--csv -: should name a file; type --csv /dev/stdout"),
         (["new", "--invert", "yes"], "should be one of auto, never, always"),
         (["empty"], "no pictures in empty"),
+        (["new", "--map", "maps", "--top", "2"], "--top: cannot act with --map"),
     ],
 )
 def test_mistakes_are_one_line(script, judging_run, pictures, options, said):

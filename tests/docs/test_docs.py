@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 import torch
 from conftest import NETWORKS, PROJECT, SCRIPTS, load_config, train
+from PIL import Image
 from torch import Tensor, nn
 
 import nanocnn
@@ -124,6 +125,8 @@ def small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documented")
     options = ["data.limit=80", "data.validation=20", "train.epochs=2"]
     train(load_config("digits.yaml", options), folder / "runs" / "mine")
+    for name in ("photo.jpg", "other.png"):
+        Image.new("L", (20, 30), 99).save(folder / name)
     return folder
 
 
@@ -146,6 +149,7 @@ def understand(words):
         patch.setattr(load, "read_draft", stop)
         patch.setattr(load, "config_of", lambda run_dir: "digits.yaml")
         patch.setattr(restoring, "find_checkpoints", stop)
+        patch.setattr(restoring, "find_checkpoint", stop)
         patch.setattr(cache, "caches_in", stop)
         try:
             SCRIPTS[program](arguments)
@@ -162,8 +166,12 @@ def test_each_command_line_is_understood(page, command, networks):
     if words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):
         source = (PROJECT / f"{words[2].replace('.', '/')}.py").read_text()
         assert all(f'"{word}"' in source for word in words[3:] if word.startswith("--"))
+    elif words[0] == "nanocnn" and len(words) == 2:  # is spoken of
+        assert words[1] in VERBS or words[1].startswith("--")
     elif words[:3] == ["python", "-m", "nanocnn.commands.schema"]:
         assert (PROJECT / "nanocnn" / "commands" / "schema.py").exists()
+    elif words[:3] == ["python", "-m", "http.server"]:
+        return  # Python's own
     elif found := understand(words):
         path, overrides = found
         load.load_config(path, overrides, networks=networks)
