@@ -68,7 +68,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: no checkpoint of this project: it cannot be read as tensors and plain values"
         ) from None
-    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("format"), int):
         raise UserError(f"{path}: no checkpoint of this project: it should hold its format")
     if checkpoint["format"] != FORMAT:
         raise UserError(

@@ -27,11 +27,11 @@ def test_fault_17_a_kill_at_any_moment_loses_nothing():
     """The benchmark itself compares the runs bit for bit, and looks into the folder after each
     kill.
     """
-    command = [sys.executable, "-m", "benchmarks.kill", "--kills", "12"]
+    command = [sys.executable, "-m", "benchmarks.kill", "--kills", "8"]
     done = subprocess.run(command, cwd=PROJECT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["kills"] >= 12 and report["lost"] == 0
+    assert report["kills"] >= 8 and report["lost"] == 0
     assert report["inside_a_write"] >= 1 and report["bytes_compared"] > 10_000_000
 
 
@@ -185,7 +185,9 @@ def sealed(path, content):
     Sealed(memoryview(content)).write(path)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "torch", "legacy", "compressed", "foreign", "newer"])
+@pytest.mark.parametrize(
+    "kind", ["pickle", "torch", "legacy", "compressed", "foreign", "newer", "no number"]
+)
 def test_fault_20_a_hostile_or_foreign_file_is_refused_and_runs_nothing(digits_run, script, kind):
     good = load_checkpoint(digits_run / "best.pt")
     match kind:
@@ -206,6 +208,8 @@ def test_fault_20_a_hostile_or_foreign_file_is_refused_and_runs_nothing(digits_r
             torch.save({"state_dict": good["model"]}, "x")
         case "newer":
             torch.save(good | {"format": 99}, "x")
+        case "no number":
+            torch.save(good | {"format": torch.zeros(0)}, "x")
     sealed(Path("evil.pt"), Path("x").read_bytes())
     result = script("test.py", "--ckpt", "evil.pt")
     assert result.code == 2 and result.error.startswith("error: evil.pt: ")

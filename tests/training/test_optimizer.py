@@ -105,7 +105,7 @@ def test_groups_are_read_from_the_config():
         ("features.0.*", 0.1, 1.0),
         ("*.bias", 1.0, 0.0),
     ]
-    with pytest.raises(UserError, match=r"optimizer\.groups\.0\.lr_multi'.*did you mean 'lr_mult'"):
+    with pytest.raises(UserError, match=r"lr_multi'.*did you mean 'optimizer\.groups\.0\.lr_mult'"):
         load_config("mnist.yaml", ["optimizer.groups=[{match: a, lr_multi: 1}]"])
 
 
