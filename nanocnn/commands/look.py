@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nanocnn.commands.made import check_free, fill
+from nanocnn.commands.made import check_free, fill, folder_beside
 from nanocnn.config.command_line import add_networks, script_parser
 from nanocnn.system.errors import UserError
 from nanocnn.system.output import in_shell
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.run.restore import find_checkpoints
 
     path, *others = find_checkpoints(args.ckpt)
-    folder = args.out or path.with_name("look" if path.stem == "best" else f"look_{path.stem}")
+    folder = args.out or folder_beside(path, "look")
     check_free(folder, PAGE)
     if others:
         print(f"the first of {1 + len(others)} runs: {path}")

@@ -7,6 +7,12 @@ from pathlib import Path
 from nanocnn.system.errors import UserError
 
 
+def folder_beside(checkpoint: Path, name: str) -> Path:
+    """Where a command makes its page of a checkpoint: best.pt's has the plain `name`."""
+    stem = checkpoint.stem
+    return checkpoint.with_name(name if stem == "best" else f"{name}_{stem}")
+
+
 def check_free(folder: Path, mark: str, option: str = "--out") -> None:
     """Raises UserError for a folder that holds something, but not the file `mark` that tells who
     made it.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanocnn.commands.made import check_free, fill
+from nanocnn.commands.made import check_free, fill, folder_beside
 from nanocnn.config.command_line import add_networks, script_parser
 from nanocnn.system.output import in_shell
 from nanocnn.system.startup import check_memory_limits, prepare_process
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     from nanocnn.run.restore import find_checkpoints
 
     path, *others = find_checkpoints(args.ckpt)
-    folder = args.out or path.with_name("page" if path.stem == "best" else f"page_{path.stem}")
+    folder = args.out or folder_beside(path, "page")
     from nanocnn.deploy.export import check_packages
     from nanocnn.deploy.page import FACTS, page_files
     from nanocnn.deploy.runtime import runtime_files

@@ -15,6 +15,13 @@ from nanocnn.system.output import one_line
 MARKS = re.compile(r"([\\`*_\[\]<>#|~&])")
 MOST_CLASSES = 100  # that are named
 FENCE = "~~~"
+PICTURE = """picture = ImageOps.exif_transpose(Image.open("picture.png"))
+if picture.has_transparency_data:
+    picture = picture.convert("RGBA")
+    below = Image.new("RGBA", picture.size, "$background")
+    picture = Image.alpha_composite(below, picture).convert("RGB")
+pixels = np.asarray(picture.convert("$mode")).reshape(1, picture.height, picture.width, $channels)
+"""
 PYTHON_ONNX = """import json
 
 import numpy as np
@@ -24,13 +31,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession($file)
 classes = json.loads(session.get_modelmeta().custom_metadata_map["nanocnn"])["classes"]
 
-picture = ImageOps.exif_transpose(Image.open("picture.png"))
-if picture.has_transparency_data:
-    picture = picture.convert("RGBA")
-    below = Image.new("RGBA", picture.size, "$background")
-    picture = Image.alpha_composite(below, picture).convert("RGB")
-pixels = np.asarray(picture.convert("$mode")).reshape(1, picture.height, picture.width, $channels)
-
+$picture
 probabilities = session.run(["probabilities"], {"images": pixels})[0][0]
 best = int(probabilities.argmax())
 print(classes[best], probabilities[best])
@@ -45,13 +46,7 @@ facts = {"nanocnn.json": ""}
 model = torch.export.load($file, extra_files=facts).module()
 classes = json.loads(facts["nanocnn.json"])["classes"]
 
-picture = ImageOps.exif_transpose(Image.open("picture.png"))
-if picture.has_transparency_data:
-    picture = picture.convert("RGBA")
-    below = Image.new("RGBA", picture.size, "$background")
-    picture = Image.alpha_composite(below, picture).convert("RGB")
-pixels = np.asarray(picture.convert("$mode")).reshape(1, picture.height, picture.width, $channels)
-
+$picture
 with torch.inference_mode():
     probabilities = model(torch.from_numpy(pixels.copy()))[0][0].numpy()
 best = int(probabilities.argmax())
@@ -214,6 +209,7 @@ def code(path: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         "classes": json.dumps(facts["classes"]),
         "store": STORE[channels],
     }
+    values["picture"] = Template(PICTURE).substitute(values)
     if facts["format"] == "torch":
         yield "In Python, where torch is installed:"
         yield f"{FENCE}python\n{Template(PYTHON_TORCH).substitute(values)}{FENCE}"

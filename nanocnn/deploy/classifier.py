@@ -285,11 +285,7 @@ class Classifier:
     @torch.inference_mode()
     def compute(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Logits, features and view (see Traits), on the CPU, of images (B, C, H, W) uint8."""
-        per_channel = (1, -1, 1, 1)
-        mean, std = (
-            255 * torch.tensor(values, device=images.device).view(per_channel)
-            for values in (self.info.mean, self.info.std)
-        )
+        mean, std = self.info.moments(images.device)
         normalised = (images - mean) / std
         with self._computing.autocast():
             logits = self._model(normalised)

@@ -71,11 +71,7 @@ class Mapper:
 
     def scores(self, pixels: Tensor) -> Tensor:
         """(classes, rows, columns) float32: the logits of each place."""
-        per_channel = (1, -1, 1, 1)
-        mean, std = (
-            255 * torch.tensor(values).view(per_channel)
-            for values in (self.info.mean, self.info.std)
-        )
+        mean, std = self.info.moments()
         return self.sliding.scores(pixels, lambda tile: (tile - mean) / std)
 
     def peaks(self, scores: Tensor, most: int = MOST_PEAKS) -> list[Peak]:

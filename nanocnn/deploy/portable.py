@@ -77,8 +77,8 @@ def portable(restored: Restored) -> Portable:
     head = pooled_head(network, info.image_shape)
     form = form_for(restored.config.data, info)
     model = Portable(network, form, head, temperature_of(restored.checkpoint) or 1.0)
-    model.mean.copy_(255 * torch.tensor(info.mean).view(1, -1, 1, 1))
-    model.std.copy_(255 * torch.tensor(info.std).view(1, -1, 1, 1))
+    for kept, value in zip((model.mean, model.std), info.moments(), strict=True):
+        kept.copy_(value)
     model.flips = restored.config.data.average_flips
     return model.eval().requires_grad_(False)
 

@@ -35,9 +35,7 @@ class Batches:
         self.images = images.to(device) if isinstance(images, Tensor) else images
         self.labels = split.labels.to(device)
         self.batch_size, self.num_classes = batch_size, len(info.classes)
-        per_channel = (1, len(info.mean), 1, 1)
-        self.mean = 255 * torch.tensor(info.mean, device=device).view(per_channel)
-        self.std = 255 * torch.tensor(info.std, device=device).view(per_channel)
+        self.mean, self.std = info.moments(device)
 
     def __len__(self) -> int:
         """Steps in a training epoch."""

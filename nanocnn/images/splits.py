@@ -74,6 +74,14 @@ class DataInfo:
     grey: bool | None = None  # whether all are
     brightest: int | None = None  # the greatest value of a pixel
 
+    def moments(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of pixels from 0 to 255, each (1, C, 1, 1) float32."""
+        mean, std = (
+            255 * torch.tensor(values, device=device).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return mean, std
+
 
 def load_splits(data: Data, seed: int, info: DataInfo | None = None) -> dict[str, Split]:
     """The "train" split and, if the config asks for one, the "val" split carved from it.

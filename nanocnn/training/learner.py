@@ -187,12 +187,7 @@ class Learner:
 
     def judge(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
         """Judge the network, or with train.ema the mean of its weights, on all `batches`."""
-        info = self._info
-        channels = (1, -1, 1, 1)
-        mean, std = (
-            255 * torch.tensor(values, device=self.computing.device).view(channels)
-            for values in (info.mean, info.std)
-        )
+        mean, std = self._info.moments(self.computing.device)
         head = self._judged_head
         try:
             with tapped(head) if head else nullcontext() as taken:
