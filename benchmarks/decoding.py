@@ -88,13 +88,13 @@ def with_torchvision(root: Path, size: int) -> None:
 
 def first(sources: list[Image.Image], folder: Path) -> list[dict[str, Any]]:
     rows = []
-    for size, across, count in (((4000, 3000), 12, 64), ((500, 375), 3, 1000)):
+    for size, across, count, repeats in (((4000, 3000), 12, 64, 3), ((500, 375), 3, 1000, 9)):
         root = make_pictures(folder / f"{size[0]}", sources, count, size, across)
         paths = sorted(str(path.relative_to(root)) for path in root.rglob("*.jpg"))
         for side in (64, 128):
             form = Form((3, side, side), "crop", shrink=True)
             times: dict[str, list[float]] = {"torchvision": [], "nanocnn": [], "whole": []}
-            for _ in range(REPEATS):
+            for _ in range(repeats):
                 times["torchvision"].append(seconds(with_torchvision, root, side))
                 for name, each in (("nanocnn", form), ("whole", form._replace(shrink=False))):
                     times[name].append(seconds(Pictures(root, paths, each).read_all, True))

@@ -28,7 +28,7 @@ SHOWN = {  # what a remark has in it, and a run made to show it
     ],
     "still falls": ["train.epochs=6", CONSTANT, "optimizer={name: sgd, lr: 0.003}"],
     "rose in warm-up": [
-        *("train.epochs=10", "optimizer={name: sgd, lr: 0.8, momentum: 0.9}"),
+        *("train.epochs=10", "optimizer={name: adam, lr: 0.1}"),
         "schedule={name: one_cycle, warmup: 0.5}",
     ],
     "never predicted": ["train.epochs=1", CONSTANT, "optimizer={name: sgd, lr: 0.0005}"],

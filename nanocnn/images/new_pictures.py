@@ -31,6 +31,7 @@ from nanocnn.system.errors import UserError
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 TOGETHER, LARGE = 32, 1 << 18  # pictures, or bytes of files, that a thread is given at a time
+TINY = 2048  # bytes: most work on smaller files holds Python's lock, and two threads only wait
 WAITING = 2  # such parts for each thread, beyond a batch, that are read ahead
 BATCH, VALUES = 256, 1 << 22  # pictures of a batch, or values in it, at most
 
@@ -131,28 +132,35 @@ def several(
     return pictures
 
 
+def bytes_of(picture: Picture | Unreadable) -> int:
+    """About how much there is to read."""
+    if isinstance(picture, str | os.PathLike):
+        try:
+            return os.stat(picture).st_size
+        except (OSError, ValueError):  # which is told when it is read
+            return 1
+    if isinstance(picture, Image.Image):
+        return picture.width * picture.height
+    return picture.size if isinstance(picture, np.ndarray) else 1
+
+
 def parts_of(
     pictures: Iterable[Picture | Unreadable], most: int
-) -> Iterator[list[Picture | Unreadable]]:
-    """The pictures, `most` or about LARGE bytes of files together: large ones by themselves, so
-    that all threads have some, and small ones together, since each handing over takes time.
+) -> Iterator[tuple[list[Picture | Unreadable], int]]:
+    """The pictures, `most` or about LARGE bytes of them together: large ones by themselves, so
+    that all threads have some, and small ones together, since each handing over takes time. Beside
+    them how many bytes they are.
     """
     part: list[Picture | Unreadable] = []
     size = 0
     for picture in pictures:
         part.append(picture)
-        if isinstance(picture, str | os.PathLike):
-            try:
-                size += os.stat(picture).st_size
-            except (OSError, ValueError):  # which is told when it is read
-                size += 1
-        elif isinstance(picture, Image.Image):
-            size += picture.width * picture.height
+        size += bytes_of(picture)
         if len(part) >= most or size >= LARGE:
-            yield part
+            yield part, size
             part, size = [], 0
     if part:
-        yield part
+        yield part, size
 
 
 def read_in_batches(
@@ -169,12 +177,14 @@ def read_in_batches(
     waiting: deque[tuple[int, Future[list[Given | Unreadable]]]] = deque()
     batch: list[Given | Unreadable] = []
     ahead = 0  # pictures that are waiting
-    pool = ThreadPoolExecutor(workers)
+    together, alone = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
     try:
         while True:
             while ahead < batch_size or len(waiting) < WAITING * workers:
-                if not (part := next(parts, None)):
+                part, size = next(parts, ([], 0))
+                if not part:
                     break
+                pool = alone if size < TINY * len(part) else together
                 task = pool.submit(lambda some: [read(each, form) for each in some], part)
                 waiting.append((len(part), task))
                 ahead += len(part)
@@ -189,4 +199,5 @@ def read_in_batches(
         if batch:
             yield batch
     finally:
-        pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all of them
+        for pool in (together, alone):
+            pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all of them

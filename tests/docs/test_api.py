@@ -34,7 +34,7 @@ def test_the_table_names_all_of_the_library_and_its_arguments():
 def test_a_run_is_judged_as_test_py_judges_it(tmp_path, monkeypatch, script, capsys):
     train(load_config("digits.yaml", ["train.epochs=1", "data.limit=300"]), tmp_path / "runs/mine")
     names = {}
-    exec(block("evaluate(model, batches)"), names)
+    exec(block("evaluate(model, batches, "), names)
     assert "of 359 images" in capsys.readouterr().out
     evaluation = names["evaluation"]
     assert script("test.py", "--ckpt", "runs/mine", "--no-fold", "--json", "report.json").code == 0
