@@ -8,12 +8,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM, browser, served
 from conftest import load_config, train
 from mnist_like import mnist_like, write_mnist_like
 from PIL import Image
 
 import nanocnn
+from benchmarks.browser import CHROMIUM, browser, served
 from nanocnn.commands import main as nanocnn_script
 from nanocnn.deploy.runtime import runtime_files
 from nanocnn.evaluation.occlusion import occlusion

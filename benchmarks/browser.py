@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive: pages, JavaScript, files, pictures of the screen."""
+"""A headless Chromium to drive: pages, JavaScript, files, pictures of the screen."""
 
 import base64
 import functools
@@ -9,8 +9,11 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
@@ -24,7 +27,8 @@ PATIENCE = 60  # seconds
 class Browser:
     """One page, over the pipe of the DevTools protocol."""
 
-    def __init__(self, profile):
+    def __init__(self, profile: Path | str):
+        assert CHROMIUM, "needs chromium or google-chrome"
         from_us, to_it = os.pipe()
         from_it, to_us = os.pipe()
         command = f'exec "$@" 3<&{from_us} 4>&{to_us}'
@@ -37,17 +41,19 @@ class Browser:
         os.close(from_us)
         os.close(to_us)
         self.to_it, self.from_it = to_it, from_it
-        self.waiting, self.number, self.page = b"", 0, None
-        self.requests, self.complaints = [], []
+        self.waiting, self.number = b"", 0
+        self.page: str | None = None
+        self.requests: list[str] = []
+        self.complaints: list[Any] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.page = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
             self.send(f"{domain}.enable")
 
-    def send(self, method, **parameters):
+    def send(self, method: str, **parameters: Any) -> Any:
         """The answer to a command; what happened meanwhile is noted."""
         self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters}
+        message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
         if self.page:
             message["sessionId"] = self.page
         os.write(self.to_it, json.dumps(message).encode() + b"\0")
@@ -56,7 +62,7 @@ class Browser:
         assert "error" not in answer, answer["error"]
         return answer["result"]
 
-    def receive(self):
+    def receive(self) -> dict[str, Any]:
         end = time.monotonic() + PATIENCE
         while b"\0" not in self.waiting:
             ready, *_ = select.select([self.from_it], [], [], max(0, end - time.monotonic()))
@@ -67,7 +73,7 @@ class Browser:
         message, _, self.waiting = self.waiting.partition(b"\0")
         return json.loads(message)
 
-    def note(self, event):
+    def note(self, event: dict[str, Any]) -> None:
         method, said = event.get("method"), event.get("params", {})
         if method == "Network.requestWillBeSent":
             self.requests.append(said["request"]["url"])
@@ -78,7 +84,14 @@ class Browser:
         elif method == "Log.entryAdded":
             self.complaints.append(said["entry"])
 
-    def open(self, url, width=1280, height=900, dark=False, touch=False):
+    def open(
+        self,
+        url: str,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        touch: bool = False,
+    ) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self.send("Emulation.setDeviceMetricsOverride", **metrics)
         self.send("Emulation.setTouchEmulationEnabled", enabled=touch)
@@ -86,7 +99,7 @@ class Browser:
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send("Page.navigate", url=url)
 
-    def run(self, script):
+    def run(self, script: str) -> Any:
         """The value of an expression of JavaScript, waited for where it is a promise."""
         result = self.send(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
@@ -94,26 +107,26 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def until(self, condition):
+    def until(self, condition: str) -> None:
         end = time.monotonic() + PATIENCE
         while not self.run(f"!!(document.documentElement && ({condition}))"):
             assert time.monotonic() < end, condition
             time.sleep(0.02)
 
-    def choose(self, selector, *files):
+    def choose(self, selector: str, *files: Path) -> None:
         """Put files into an <input type=file>, as a person does."""
         root = self.send("DOM.getDocument")["root"]["nodeId"]
         node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.send("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=node)
 
-    def screenshot(self, path):
+    def screenshot(self, path: Path) -> None:
         height = self.run("document.documentElement.scrollHeight")
         width = self.run("innerWidth")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
         taken = self.send("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(taken["data"]))
 
-    def close(self):
+    def close(self) -> None:
         self.process.kill()
         self.process.wait()
         os.close(self.to_it)
@@ -121,7 +134,7 @@ class Browser:
 
 
 @contextmanager
-def browser(profile):
+def browser(profile: Path | str) -> Iterator[Browser]:
     one = Browser(profile)
     try:
         yield one
@@ -130,12 +143,12 @@ def browser(profile):
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
 
 @contextmanager
-def served(folder):
+def served(folder: Path) -> Iterator[str]:
     """The address of `folder`, served as python -m http.server does."""
     handler = functools.partial(Quiet, directory=str(folder))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
