@@ -134,11 +134,14 @@ def test_fault_06_a_device_that_is_not_there_is_refused(script):
     assert not list(Path().iterdir())
 
 
-def test_fault_06_a_precision_that_the_device_has_not_falls_back_where_auto_asks(script):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("has_bf16, expected", [(False, "float32"), (True, "bfloat16")])
+def test_fault_06_a_precision_that_the_device_has_not_falls_back_where_auto_asks(
+    script, monkeypatch, has_bf16, expected
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_bf16)
     options = ["data.limit=40", "train.epochs=1", "--run-dir", "run"]
     assert script("train.py", *options).code == 0
-    has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cuda.is_available()
-    expected = "bfloat16" if has_bf16 else "float32"
     assert json.loads(Path("run/run.json").read_text())["precision"] == expected
 
 
