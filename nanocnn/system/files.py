@@ -18,6 +18,17 @@ SEAL = len(MARK) + hashlib.sha256().digest_size
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError that names no file, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write, which takes the name `path` once it is whole and on disk.
 
@@ -28,19 +39,16 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         raise UserError(f"{temporary}: a folder, where {path.name} is written first; move it away")
     temporary.unlink(missing_ok=True)  # a pipe would be waited for, a link followed
     try:
-        with cleaned_up(temporary.unlink):
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if previous and path.is_file() and is_sealed(path):
-                keep_copy(path, previous)
-            os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.filename is None:  # as with a full disk
-            error.filename = str(path)
-        raise
+        with naming(path):
+            with cleaned_up(temporary.unlink):
+                with temporary.open("wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                if previous and path.is_file() and is_sealed(path):
+                    keep_copy(path, previous)
+                os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,7 +66,7 @@ def output(path: Path) -> Iterator[BinaryIO]:
     """A file that a user named, to write: a device or a pipe as it is, any other by `replacing`,
     through links."""
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+        with naming(path), path.open("wb") as file:
             yield file
     else:
         with replacing(path.resolve()) as file:

@@ -3,12 +3,15 @@
 import json
 import os
 import resource
+import signal
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NETWORKS
+from conftest import NETWORKS, PROJECT
 from PIL import Image
 from test_image_faults import FAULTS
 
@@ -91,3 +94,41 @@ def test_of_very_many_files_a_few_are_in_memory(judging_run, tmp_path, monkeypat
     readable = [each for each in islice(found, 20_000) if not isinstance(each, Unreadable)]
     assert len(readable) == 50
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000, "30 MB"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nanocnn", "predict", "one.png", "--csv", "/dev/full"],
+        ["test.py", "--predictions", "/dev/full"],
+        ["test.py", "--json", "/dev/full"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_device_that_takes_no_more_is_named(script, judging_run, words):
+    Image.new("L", (28, 28)).save("one.png")
+    done = script(*words, "--ckpt", judging_run)
+    assert done.code == 2 and "No space left on device: '/dev/full'" in done.error
+
+
+def test_a_table_is_whole_or_as_it_was_however_predict_ends(judging_run, tmp_path):
+    for number in range(3000):
+        (tmp_path / f"{number}.png").symlink_to(tmp_path / "one.png")
+    Image.new("L", (28, 28)).save(tmp_path / "one.png")
+    table = tmp_path / "table.csv"
+    table.write_text("of before\n")
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "nanocnn", "predict", "--ckpt", str(judging_run)),
+            *(str(tmp_path), "--csv", str(table), "--json"),
+        ],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.readline().startswith(b"{")
+    process.send_signal(signal.SIGTERM)
+    *_, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and b"stopped by SIGTERM" in error
+    assert table.read_text() == "of before\n" and not list(tmp_path.glob(".*"))
