@@ -74,7 +74,7 @@ def classifier_of(restored: Restored, device: str | None, typed: str = "device="
     `typed` is how the command takes another one.
     """
     config, info = restored.config, restored.info
-    computing = pick_computing(config, device, typed)
+    computing = computing_for(config, device, typed)
     model, _ = faster(restored.model, info, True, config.data.average_flips)
     head = linear_head(model, info.image_shape)
     tap = Tap(head) if head else None
@@ -90,6 +90,15 @@ def classifier_of(restored: Restored, device: str | None, typed: str = "device="
         computing,
         tap,
     )
+
+
+def computing_for(config: Config, device: str | None, typed: str = "device=") -> Computing:
+    """As in training, but in float32 where that took what is fastest on its processor: a picture
+    has the same answer on every machine, and that of an exported file.
+    """
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": "fp32"})
+    return pick_computing(config, device, typed)
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +142,7 @@ class Classifier:
 
     def to(self, device: str) -> "Classifier":
         """The same on another device (auto, cpu, cuda, mps); this one stays where it is."""
-        computing = pick_computing(self.config, device)
+        computing = computing_for(self.config, device)
         model, tap = deepcopy((self._model, self._tap))
         return replace(self, _model=computing.place(model), _computing=computing, _tap=tap)
 

@@ -258,3 +258,15 @@ def test_the_head_of_a_network_is_found_where_it_ends_in_one():
     assert linear_head(torch.nn.Sequential(*pooled), (1, 4, 4)) is None
     vgg = NETWORKS.find("vgg11")((1, 32, 32), 10, **small("vgg11")).train()
     assert linear_head(vgg, (1, 32, 32)) is not None and vgg.training
+
+
+def test_a_picture_has_the_same_answer_on_a_processor_that_multiplies_bf16(
+    classifier, judging_run, test_digits, monkeypatch
+):
+    images = test_digits[0][:50, :, :, None]
+    expected = classifier.probabilities(images)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    other = nanocnn.load(judging_run, device="cpu", networks=NETWORKS)
+    assert classifier.config.precision == "auto"
+    for each in (other, other.to("cpu")):
+        np.testing.assert_array_equal(each.probabilities(images), expected)
