@@ -17,9 +17,11 @@ CALIBRATED_ON = 200  # images
 MOST_JUDGED = 2000  # images
 TIMED = 30  # calls
 LOST = 0.005  # of the accuracy, beyond which it is said
+FIRST, LAST = 0.001, 0.02  # of all weights, up to which the first and last layers stay as they are
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 SCOPES = "pkg.torch.onnx.name_scopes"  # of the modules that a node comes from
 COMPUTED = [
-    *("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip"),
+    *(*WEIGHTED, "Add", "Relu", "Clip"),
     *("MaxPool", "AveragePool", "GlobalAveragePool"),
 ]
 
@@ -42,11 +44,12 @@ def quantized(proto: Any, examples: Examples, full: bool = False) -> Any:
     """`proto` with its network in int8: weights by channel, maps calibrated on `examples`.
 
     Numbers are rounded between layers (QDQ), which ONNX Runtime and others compute in integers.
-    Where a processor has no VNNI instructions, its sums of two products of 8 bits overflow: but for
-    depthwise convolutions, which are computed otherwise, weights have 7 bits. With `full` they
-    have 8, without a sign, which overflows nowhere and takes longer. Source: B. Jacob et al.,
-    Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
-    (2018).
+    The first layers and the last, where they have few weights, stay as they are: every later layer
+    passes on what is rounded there, and they take no room. Where a processor has no VNNI
+    instructions, its sums of two products of 8 bits overflow: but for depthwise convolutions,
+    which are computed otherwise, weights have 7 bits. With `full` they have 8, without a sign,
+    which overflows nowhere and takes longer. Source: B. Jacob et al., Quantization and Training of
+    Neural Networks for Efficient Integer-Arithmetic-Only Inference (2018).
     """
     import onnx
     from onnxruntime.quantization import (
@@ -66,7 +69,9 @@ def quantized(proto: Any, examples: Examples, full: bool = False) -> Any:
             return None if picture is None else {INPUT: picture}
 
     of_network = [node for node in proto.graph.node if is_of_network(node)]
-    if not of_network:
+    whole = left_whole(proto.graph, of_network)
+    of_network = [node for node in of_network if node.name not in whole]
+    if not any(node.op_type in WEIGHTED for node in of_network):
         raise UserError("--quantize int8: this network has no layer that it could act on")
     wide = {"quant_type": QuantType.QInt8, "reduce_range": False, "axis": 0}
     overrides = {name: [wide] for name in depthwise(proto.graph, of_network)}
@@ -93,6 +98,27 @@ def quantized(proto: Any, examples: Examples, full: bool = False) -> Any:
 
 def is_of_network(node: Any) -> bool:
     return any(each.key == SCOPES and "'network" in each.value for each in node.metadata_props)
+
+
+def left_whole(graph: Any, nodes: Iterable[Any]) -> set[str]:
+    """The names of the `nodes` that are not rounded: the first layers that together have hardly any
+    weights, and the last if it has few.
+    """
+    sizes = {each.name: int(np.prod(each.dims)) for each in graph.initializer}
+    layers = [
+        (node.name, sizes[node.input[1]])
+        for node in nodes
+        if node.op_type in WEIGHTED and node.input[1] in sizes
+    ]
+    total = sum(size for _, size in layers)
+    found = {name for name, size in layers[-1:] if size <= LAST * total}
+    so_far = 0
+    for name, size in layers:
+        so_far += size
+        if so_far > FIRST * total:
+            break
+        found.add(name)
+    return found
 
 
 def depthwise(graph: Any, nodes: Iterable[Any]) -> set[str]:

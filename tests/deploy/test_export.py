@@ -22,7 +22,7 @@ from nanocnn.deploy import agreement, export
 from nanocnn.deploy.card import text
 from nanocnn.deploy.export import session_of
 from nanocnn.deploy.portable import Portable, pooled_head
-from nanocnn.deploy.quantize import quantized
+from nanocnn.deploy.quantize import left_whole, quantized
 from nanocnn.evaluation.evaluate import AverageFlips
 from nanocnn.images.decode import Form
 from nanocnn.networks.model_file import load_networks
@@ -181,6 +181,26 @@ def test_the_code_of_the_card_says_what_predict_says_without_this_package(
     [wanted] = exported.classifier().predict(["picture.png"], invert="never")
     assert label == wanted.label and abs(float(chance) - wanted.probability) < 1e-4
     assert is_here == "False"
+
+
+@pytest.mark.parametrize(
+    "weights, whole",
+    [
+        ([216, 300_000, 200_000, 1_000], {"0", "3"}),  # the first, and the last
+        ([216, 200, 300, 1_000_000], {"0", "1", "2"}),  # the last has most of them
+        ([600, 300_000, 300_000], {"0"}),
+        ([25_000, 2_000_000, 50_000], set()),
+        ([7_840], set()),
+    ],
+)
+def test_small_layers_at_both_ends_stay_out_of_int8(weights, whole):
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", f"w{place}"], ["y"], name=str(place))
+        for place in range(len(weights))
+    ]
+    sizes = [onnx.TensorProto(name=f"w{place}", dims=[size]) for place, size in enumerate(weights)]
+    graph = onnx.helper.make_graph(nodes, "net", [], [], sizes)
+    assert left_whole(graph, nodes) == whole
 
 
 def test_int8_is_the_networks_alone(exported):
