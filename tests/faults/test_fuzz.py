@@ -41,6 +41,7 @@ NET = "model={name: convnet, channels: [[4]], hidden: [8]}"
 SMALL = [
     *(NET, "data.limit=60", "data.validation=20", "schedule.name=constant"),
     *("train.batch_size=10", "train.epochs=2"),
+    "precision=fp32",  # also in processes, where auto may take bf16
 ]
 RUNS = {
     "sgd": ["optimizer.name=sgd", "train.ema=0.9"],
