@@ -193,14 +193,14 @@ def in_few_bits(
     few it has 8.
     """
     from nanocnn.deploy.export import onnx_bytes
-    from nanocnn.deploy.quantize import LOST, figures_of, quantized
+    from nanocnn.deploy.quantize import FEW_IMAGES, LOST, figures_of, quantized
 
     tries = []
     for full in (False, True):
         small = onnx_bytes(quantized(proto, examples, full), facts)
         before, after = figures_of([content, small], examples)
         tries.append((small, before, after))
-        if before.accuracy - after.accuracy <= LOST:
+        if before.accuracy - after.accuracy <= max(LOST, FEW_IMAGES / len(examples.labels)):
             break
     return max(tries, key=lambda each: each[2].accuracy)
 

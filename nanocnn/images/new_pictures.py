@@ -5,8 +5,9 @@ Nothing here needs torch but the names of types.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from nanocnn.system.errors import UserError
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 TOGETHER, LARGE = 32, 1 << 18  # pictures, or bytes of files, that a thread is given at a time
-TINY = 2048  # bytes: most work on smaller files holds Python's lock, and two threads only wait
+TINY = 2048  # bytes: most work on smaller files holds Python's lock, and threads only wait for it
 WAITING = 2  # such parts for each thread, beyond a batch, that are read ahead
 BATCH, VALUES = 256, 1 << 22  # pictures of a batch, or values in it, at most
 
@@ -82,6 +83,10 @@ def read(picture: Picture | Unreadable, form: Form) -> Given | Unreadable:
     sides = form.shape[2], form.shape[1]
     box = inner_box(loaded.size, sides) if form.resize == "pad" else (0, 0, *sides)
     return Given(file, pixels, box, (loaded.height, loaded.width))
+
+
+def read_all(pictures: list[Picture | Unreadable], form: Form) -> list[Given | Unreadable]:
+    return [read(each, form) for each in pictures]
 
 
 def in_memory(picture: Picture, form: Form) -> Image.Image:
@@ -166,7 +171,7 @@ def parts_of(
 def read_in_batches(
     pictures: Iterable[Picture | Unreadable], form: Form, batch_size: int | None = None
 ) -> Iterator[list[Given | Unreadable]]:
-    """The pictures in their order, `batch_size` at a time, read in threads.
+    """The pictures in their order, `batch_size` at a time, read in threads but for tiny ones.
 
     No more than two batches and what the threads are at work on is in memory at once. Without
     `batch_size` it is as large as saves time.
@@ -174,30 +179,29 @@ def read_in_batches(
     batch_size = batch_size or max(1, min(BATCH, VALUES // form.size))
     workers = cores()
     parts = parts_of(pictures, min(TOGETHER, batch_size))
-    waiting: deque[tuple[int, Future[list[Given | Unreadable]]]] = deque()
+    waiting: deque[tuple[int, Callable[[], list[Given | Unreadable]]]] = deque()
     batch: list[Given | Unreadable] = []
     ahead = 0  # pictures that are waiting
-    together, alone = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
+    pool = ThreadPoolExecutor(workers)
     try:
         while True:
             while ahead < batch_size or len(waiting) < WAITING * workers:
                 part, size = next(parts, ([], 0))
                 if not part:
                     break
-                pool = alone if size < TINY * len(part) else together
-                task = pool.submit(lambda some: [read(each, form) for each in some], part)
-                waiting.append((len(part), task))
+                reading = partial(read_all, part, form)
+                is_tiny = size < TINY * len(part)
+                waiting.append((len(part), reading if is_tiny else pool.submit(reading).result))
                 ahead += len(part)
             if not waiting:
                 break
             count, task = waiting.popleft()
             ahead -= count
-            batch += task.result()
+            batch += task()
             if len(batch) >= batch_size:
                 yield batch[:batch_size]
                 del batch[:batch_size]
         if batch:
             yield batch
     finally:
-        for pool in (together, alone):
-            pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all of them
+        pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all of them
