@@ -25,10 +25,11 @@ def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
     """A network with the very layers, parameters and buffers of `model`, some of them in a cheaper
     order.
 
-    In each nn.Sequential (norm, activation, max pooling) becomes (NormPool, activation), and
-    (activation, max pooling) the other way round. A `forward` may use parts of such a sequence by
-    themselves: where that network's outputs for images (C, H, W) are others, in training or in
-    evaluation, `model` comes back as it is.
+    In each nn.Sequential (norm, activation, max pooling) becomes (NormPool, activation), with ReLU
+    a NormPool alone, and (activation, max pooling) the other way round. A `forward` may use parts
+    of such a sequence by themselves, or change in place what the gradient needs: where that
+    network's outputs for images (C, H, W) are others, in training or in evaluation, or it cannot
+    learn, `model` comes back as it is.
     """
     if not any(isinstance(layer, nn.MaxPool2d) for layer in model.modules()):
         return model
@@ -46,7 +47,11 @@ def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
             expected = tensors_of(trial.train(training)(images))
             torch.manual_seed(1)
             try:
-                outputs = tensors_of(reordered(trial).train(training)(images))
+                with torch.set_grad_enabled(training):
+                    outputs = tensors_of(reordered(trial).train(training)(images))
+                    learning = [output.sum() for output in outputs if output.requires_grad]
+                    if learning:  # what follows may change in place what is needed for gradients
+                        torch.stack(learning).sum().backward()
             except BREAKS:
                 return model  # its parts do not even fit together any more
             if len(outputs) != len(expected) or not all(map(is_close, outputs, expected)):
@@ -79,7 +84,9 @@ def reordered(model: nn.Module) -> nn.Module:
                 after = [layers.pop()] if layers and is_rising(layers[-1]) else []
                 norm = layers[-1] if layers else None
                 if isinstance(norm, nn.BatchNorm2d) and is_plain(norm):
-                    layers[-1] = NormPool(norm, layer)
+                    relu = next((each for each in after if isinstance(each, nn.ReLU)), None)
+                    layers[-1] = NormPool(norm, layer, relu)
+                    after = [] if relu else after
                 else:
                     layers.append(layer)
                 layers += after
@@ -103,24 +110,28 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 class NormPool(nn.Module):
-    """Batch normalisation and then max pooling of maps (B, C, H, W)."""
+    """Batch normalisation, max pooling and, if there is one, ReLU of maps (B, C, H, W)."""
 
-    def __init__(self, norm: nn.BatchNorm2d, pool: nn.MaxPool2d):
+    def __init__(self, norm: nn.BatchNorm2d, pool: nn.MaxPool2d, relu: nn.ReLU | None = None):
         super().__init__()
-        self.norm, self.pool = norm, pool
+        self.norm, self.pool, self.relu = norm, pool, relu
 
     def forward(self, x: Tensor) -> Tensor:
         norm, pool = self.norm, self.pool
         is_usual = norm.affine and norm.track_running_stats and norm.momentum is not None
         is_laid_out = x.is_contiguous(memory_format=torch.channels_last) and x.device.type == "cpu"
-        # what is summed here in bf16, torch's own sums in float32
-        is_exact = x.dtype == norm.weight.dtype
-        if not (norm.training and is_usual and is_laid_out and is_exact and x.numel() >= LARGE):
-            return pool(norm(x))
+        is_known = norm.weight.dtype == torch.promote_types(x.dtype, torch.float32)
+        is_large = x.numel() >= LARGE
+        if (
+            not (norm.training and is_usual and is_laid_out and is_known and is_large)
+            or (norm.weight == 0).any()  # all pixels are equal then, and the first is chosen
+        ):
+            pooled = pool(norm(x))
+            return self.relu(pooled) if self.relu else pooled
         window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
         sides = [[side, side] if isinstance(side, int) else list(side) for side in window]
         pooled, mean, var = TrainedNormPool.apply(
-            x, norm.weight, norm.bias, norm.eps, (*sides, pool.ceil_mode)
+            x, norm.weight, norm.bias, norm.eps, (self.relu is not None, *sides, pool.ceil_mode)
         )
         assert norm.running_mean is not None and norm.running_var is not None
         assert norm.num_batches_tracked is not None and norm.momentum is not None
@@ -134,79 +145,101 @@ class NormPool(nn.Module):
 class TrainedNormPool(torch.autograd.Function):
     """Max pooling of a normalised batch (B, C, H, W) in channels_last, and its mean and biased
     variance (C,).
+
+    Maps may be in bf16. What is summed, and what is computed of a value before it is rounded, is in
+    float32 as in torch's own batch normalisation, whose kernels do it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, window: tuple
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, options: tuple
     ) -> tuple[Tensor, Tensor, Tensor]:
+        rectifies, *window = options
         mean, var = mean_and_var(x)
         inverse_std = (var + eps).rsqrt()
-        slope = weight * inverse_std
         if (weight < 0).any():  # where the largest output comes from the smallest input
-            sign = per_channel(torch.where(weight < 0, -1, 1).to(x.dtype))
+            sign = torch.where(weight < 0, -1, 1).to(x.dtype).view(1, -1, 1, 1)
             chosen, indices = F.max_pool2d(x * sign, *window, return_indices=True)
             chosen = chosen * sign
         else:
             chosen, indices = F.max_pool2d(x, *window, return_indices=True)
+        pooled = affine(chosen, mean, weight * inverse_std, bias)
+        if rectifies:
+            pooled.relu_()
         ctx.window = window
-        ctx.save_for_backward(x, chosen, indices, mean, inverse_std, weight)
         ctx.mark_non_differentiable(mean, var)
-        pooled = torch.addcmul(per_channel(bias - slope * mean), chosen, per_channel(slope))
+        shown = pooled if rectifies else None
+        ctx.save_for_backward(x, chosen, indices, mean, inverse_std, weight, shown)
         return pooled, mean, var
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """That of batch normalisation, with a gradient of zero for all pixels but the chosen
         ones.
         """
-        x, chosen, indices, mean, inverse_std, weight = ctx.saved_tensors
+        x, chosen, indices, mean, inverse_std, weight, shown = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_bias = sums(grad)
-        grad_weight = (sums(grad * chosen) - mean * grad_bias) * inverse_std
+        if shown is not None:
+            grad = torch.ops.aten.threshold_backward(grad, shown, 0)
+        grad_weight, grad_bias = gradient_sums(grad, chosen, mean, inverse_std)
         slope, pixels = weight * inverse_std, x.numel() // x.shape[1]
-        by_x = -slope * inverse_std * grad_weight / pixels
-        constant = -slope * grad_bias / pixels - by_x * mean
-        grad_chosen = grad * per_channel(slope)
+        zeros = torch.zeros_like(mean)
         grad_x = torch.ops.aten.max_pool2d_with_indices_backward(
-            grad_chosen, x, *ctx.window, indices
+            affine(grad, zeros, slope, zeros), x, *ctx.window, indices
         )
-        side_by_side(grad_x).addcmul_(side_by_side(x), repeated(by_x, x)).add_(
-            repeated(constant, x)
-        )
+        by_x = -slope * inverse_std * grad_weight / pixels
+        constant = -slope * grad_bias / pixels
+        if x.dtype == mean.dtype:  # in place, without a map in between
+            maps, by_x, constant = side_by_side(x, by_x, constant - by_x * mean)
+            rows = side_by_side(grad_x, mean)[0].permute(0, 2, 3, 1)
+            rows.addcmul_(maps.permute(0, 2, 3, 1), by_x).add_(constant)
+        else:
+            grad_x.add_(affine(x, mean, by_x, constant))
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def per_channel(values: Tensor) -> Tensor:
-    return values.view(1, -1, 1, 1)
-
-
-def repeats(x: Tensor) -> int:
-    """How many pixels of maps (B, C, H, W) have, side by side, values that fill the processor's
-    vectors.
+def side_by_side(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Maps (B, C, H, W) in channels_last as a view (1, repeats * C, B * H * W / repeats, 1), so
+    that the channels side by side fill the processor's vectors; and `values` (C,), repeated to go
+    with it.
     """
-    count = 16 // math.gcd(16, x.shape[1])
-    return count if x.numel() // x.shape[1] % count == 0 else 1
+    channels, pixels = x.shape[1], x.numel() // x.shape[1]
+    repeats = 16 // math.gcd(16, channels)
+    repeats = repeats if pixels % repeats == 0 else 1
+    maps = x.permute(0, 2, 3, 1).reshape(1, pixels // repeats, 1, repeats * channels)
+    beside = torch.stack(values).repeat(1, repeats)
+    return maps.permute(0, 3, 1, 2), *beside
 
 
-def side_by_side(x: Tensor) -> Tensor:
-    """A view (B * H * W / repeats, repeats * C) of maps (B, C, H, W) in channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, repeats(x) * x.shape[1])
+def affine(x: Tensor, centre: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+    """(x - centre) * slope + shift of maps (B, C, H, W) in channels_last; rounded once."""
+    maps, mean, var, weight, bias = side_by_side(x, centre, torch.ones_like(centre), slope, shift)
+    found = F.batch_norm(maps, mean, var, weight, bias, eps=0.0)
+    batch, channels, height, width = x.shape
+    return found.permute(0, 2, 3, 1).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def repeated(values: Tensor, x: Tensor) -> Tensor:
-    """Values (C,) as (repeats * C,), to go with `side_by_side(x)`."""
-    return values.repeat(repeats(x))
-
-
-def sums(x: Tensor) -> Tensor:
-    """(C,) of maps (B, C, H, W) in channels_last."""
-    return side_by_side(x).sum(0).view(-1, x.shape[1]).sum(0)
+def gradient_sums(
+    grad: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of maps (B, C, H, W) in channels_last the sums (C,) of grad * (x - mean) * inverse_std, and
+    those of grad.
+    """
+    grads, means, inverses = side_by_side(grad, mean, inverse_std)
+    _, by_normed, plain = torch.ops.aten.native_batch_norm_backward(
+        *(grads, side_by_side(x, mean)[0], inverses, None, None, means, inverses),
+        *(True, 0.0, [False, True, True]),
+    )
+    channels = x.shape[1]
+    return by_normed.view(-1, channels).sum(0), plain.view(-1, channels).sum(0)
 
 
 def mean_and_var(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (C,) of maps (B, C, H, W) in channels_last."""
-    found = torch.batch_norm_update_stats(side_by_side(x), None, None, 0.0)
+    # statistics to be moved, without which they would be rounded to bf16
+    kept = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+    maps, running_mean, running_var = side_by_side(x, kept, kept)
+    found = torch.batch_norm_update_stats(maps, running_mean, running_var, 0.0)
     means, variances = (values.view(-1, x.shape[1]) for values in found)
     mean = means.mean(0)
     return mean, (variances + (means - mean).square()).mean(0)
