@@ -58,6 +58,7 @@ def train(
     from nanocnn.networks.build import build_network, catalogue
     from nanocnn.networks.layers import fit_whitening
     from nanocnn.run.origin import first_weights
+    from nanocnn.run.resume import as_begun
     from nanocnn.run.run import Run
     from nanocnn.training.device import pick_computing
     from nanocnn.training.learner import Learner
@@ -65,8 +66,8 @@ def train(
 
     laps("import")
     # what is read: weights to begin with, the training images and, carved from them, validation
-    computing = pick_computing(config)
     checkpoint = place.checkpoint if place else None
+    computing = pick_computing(as_begun(config, checkpoint))
     weights, prepared = first_weights(config, checkpoint)
     data = TrainingData(config, computing.device, prepared)
     laps("data")

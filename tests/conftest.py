@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 # numbers do.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
 # tests compare figures of float32, also on a processor where precision=auto takes bf16
-torch.cpu._is_amx_tile_supported = lambda: False
+torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False
 # most tests are of other things, and to draw takes a second
 DRAW = Pictures.draw
 Pictures.draw = lambda *_: None

@@ -726,7 +726,8 @@ class Config(Section):
         "auto", description="auto = the fastest here"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto = bf16 where the device multiplies it natively, else fp32"
+        "auto",
+        description="auto = bf16 where the device is faster in it, else fp32; a run keeps it",
     )
     data: Data = Data()
     model: Named = Named(name="lenet")

@@ -93,12 +93,10 @@ def classifier_of(restored: Restored, device: str | None, typed: str = "device="
 
 
 def computing_for(config: Config, device: str | None, typed: str = "device=") -> Computing:
-    """As in training, but in float32 where that took what is fastest on its processor: a picture
-    has the same answer on every machine, and that of an exported file.
+    """As in training, but in float32: a picture has the same answer on every machine, and that of
+    an exported file.
     """
-    if config.precision == "auto":
-        config = config.model_copy(update={"precision": "fp32"})
-    return pick_computing(config, device, typed)
+    return pick_computing(config.model_copy(update={"precision": "fp32"}), device, typed)
 
 
 @dataclass(frozen=True, repr=False)

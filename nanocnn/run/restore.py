@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from nanocnn.config.hints import checkpoint_option, run_folder_of
@@ -67,9 +68,20 @@ def validation_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return (checkpoint["validation"] or {}) if checkpoint["partial"] is None else {}
 
 
+def came_to(values: dict[str, Any]) -> str:
+    """The precision of a run with a config of these `values`.
+
+    Earlier versions kept `auto`, which on a processor meant bf16 with AMX alone.
+    """
+    precision = str(values.get("precision", "auto"))
+    has_others = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+    return "fp32" if precision == "auto" and not has_others else precision
+
+
 def parse_config(path: Path, checkpoint: dict[str, Any], networks: Networks) -> Config:
     """The config of a checkpoint that was read from `path`."""
     values = checkpoint["config"]
+    values = values | {"precision": came_to(values)}
     data = values.get("data")
     if isinstance(data, dict) and data.get("dataset") in OWN_IMAGES:
         earlier = {"background": "black", "shrink": False}  # of versions without these keys

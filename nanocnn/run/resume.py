@@ -10,7 +10,7 @@ from nanocnn.run.best import check_best
 from nanocnn.run.checkpoint import SEMANTICS, load_newest
 from nanocnn.run.folder import locked, read_facts
 from nanocnn.run.progress import progress_of
-from nanocnn.run.restore import parse_config
+from nanocnn.run.restore import came_to, parse_config
 from nanocnn.system.errors import UserError
 from nanocnn.system.output import in_shell
 from nanocnn.system.version import __version__
@@ -104,6 +104,13 @@ def resume_newest(config: Config, run_dir: Path | None, networks: Networks) -> P
     return None
 
 
+def as_begun(config: Config, checkpoint: dict[str, Any] | None) -> Config:
+    """`config` with the precision that the run of `checkpoint` began with."""
+    if not checkpoint or config.precision != "auto":
+        return config
+    return config.model_copy(update={"precision": came_to(checkpoint["config"])})
+
+
 def is_longer(patience: int | None, before: int | None) -> bool:
     """Whether a run with `before` comes to the same place as one with this `patience`."""
     return before is not None and (patience is None or patience > before)
@@ -180,5 +187,6 @@ def changes_since(checkpoint: dict[str, Any], config: Config) -> list[str]:
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """The keys of which two configs have different values, but for those that may."""
     old, new = (leaves(config) for config in (before, after))
-    keys = [key for key in old | new if old.get(key) != new.get(key) and key not in FREE]
+    may = FREE | ({"precision"} if after.precision == "auto" else set())  # then as it began
+    keys = [key for key in old | new if old.get(key) != new.get(key) and key not in may]
     return {key: (old.get(key), new.get(key)) for key in keys}

@@ -54,7 +54,8 @@ class Run:
         place: Place | None = None,
         laps: Laps | None = None,
     ):
-        self._config, self._data, self._learner = config, data, learner
+        self._config = learner.computing.recorded_in(config)
+        self._data, self._learner = data, learner
         self._place, self._laps = place or Place(), laps or Laps()
         self._request = StopRequest()
         self._progress = Progress()

@@ -126,7 +126,7 @@ def facts_of(
             {"at": now, "step": earlier.get("step"), "after": earlier.get("exit_reason")},
         ]
         laps.add(earlier.get("seconds", {}))
-    device, precision, memory_format = computing
+    device, precision, memory_format, _ = computing
     return {
         "started": started,
         "resumed": resumed,

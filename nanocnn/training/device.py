@@ -10,24 +10,30 @@ from nanocnn.config.schema import Config
 from nanocnn.system.errors import UserError
 
 UNSAFE_CHANNELS = 8
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Computing(NamedTuple):
     device: torch.device
     precision: torch.dtype  # but for float32, autocast to it
     memory_format: torch.memory_format  # of maps (B, C, H, W) and of the weights that make them
+    is_auto: bool = False  # whether the precision may be another one where a network asks for it
 
     @property
     def is_channels_last(self) -> bool:
         return self.memory_format == torch.channels_last
 
     def suited_to(self, model: nn.Module) -> "Computing":
-        """The same, but for a layout in which PyTorch would overwrite memory that is not its own.
+        """The same, but for a layout in which PyTorch would overwrite memory that is not its own,
+        and a precision of `auto` that would be slow.
 
         On a CPU the gradient of a 1x1 convolution with a stride and fewer than 8 channels does so
         where maps are laid out as (N, H, W, C): found with torch 2.14.1 on AVX-512. Processes then
-        crash at some later moment.
+        crash at some later moment. Networks with depthwise convolutions take 1.3 to 1.7 times as
+        long in bf16 there: EfficientNet and MobileNet, by `python -m benchmarks.networks`.
         """
+        if self.device.type != "cpu":
+            return self
         layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
         is_unsafe = any(
             layer.kernel_size == (1, 1)
@@ -35,14 +41,24 @@ class Computing(NamedTuple):
             and layer.in_channels < UNSAFE_CHANNELS
             for layer in layers
         )
-        if self.device.type != "cpu" or not is_unsafe:
-            return self
-        return self._replace(memory_format=torch.contiguous_format)
+        is_depthwise = any(1 < layer.groups == layer.in_channels for layer in layers)
+        return self._replace(
+            memory_format=torch.contiguous_format if is_unsafe else self.memory_format,
+            precision=torch.float32 if self.is_auto and is_depthwise else self.precision,
+        )
 
     def place(self, model: nn.Module) -> nn.Module:
         """`model` itself, moved there and laid out so, or as it is safe."""
         memory_format = self.suited_to(model).memory_format
         return model.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
+
+    def recorded_in(self, config: Config) -> Config:
+        """`config` with this precision, where it may have `auto`.
+
+        The layout follows from that and the device.
+        """
+        name = next(name for name, dtype in DTYPES.items() if dtype == self.precision)
+        return config.model_copy(update={"precision": name})
 
     def autocast(self) -> torch.autocast:
         """The context in which a network computes in this precision."""
@@ -59,9 +75,8 @@ def pick_computing(
     """
     device = pick_device(device_name or config.device, typed)
     precision = pick_precision(config.precision, device)
-    return Computing(
-        device, precision, pick_memory_format(config.train.channels_last, device, precision)
-    )
+    memory_format = pick_memory_format(config.train.channels_last, device, precision)
+    return Computing(device, precision, memory_format, config.precision == "auto")
 
 
 def pick_device(name: str, typed: str = "device=") -> torch.device:
@@ -91,7 +106,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         )
     is_slow = {
         "fp16": not torch.cpu._is_amx_fp16_supported(),
-        "bf16": not (multiplies_bf16(device) or torch.cpu._is_avx512_bf16_supported()),
+        "bf16": not multiplies_bf16(device),
     }
     if device.type == "cpu" and is_slow.get(name):
         print(
@@ -99,14 +114,16 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
             "precision=auto takes what is fast",
             file=sys.stderr,
         )
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return DTYPES[name]
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether `device` has matrix instructions for bfloat16, without which it is slower."""
+    """Whether `device` has instructions for bfloat16, without which it is slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    if device.type != "cpu":
+        return False
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def pick_memory_format(

@@ -13,9 +13,11 @@ from conftest import NETWORKS, load_config, small
 from PIL import Image
 
 import nanocnn
+from nanocnn.deploy.classifier import classifier_of
 from nanocnn.images.new_pictures import Unreadable, form_for, read
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.head import linear_head
+from nanocnn.run.restore import restore
 
 
 @pytest.fixture(scope="module")
@@ -260,13 +262,13 @@ def test_the_head_of_a_network_is_found_where_it_ends_in_one():
     assert linear_head(vgg, (1, 32, 32)) is not None and vgg.training
 
 
-def test_a_picture_has_the_same_answer_on_a_processor_that_multiplies_bf16(
-    classifier, judging_run, test_digits, monkeypatch
+def test_a_picture_has_the_same_answer_where_training_took_bf16(
+    classifier, judging_run, test_digits
 ):
     images = test_digits[0][:50, :, :, None]
     expected = classifier.probabilities(images)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    other = nanocnn.load(judging_run, device="cpu", networks=NETWORKS)
-    assert classifier.config.precision == "auto"
+    restored = restore(judging_run, networks=NETWORKS)
+    config = restored.config.model_copy(update={"precision": "bf16"})
+    other = classifier_of(restored._replace(config=config), "cpu")
     for each in (other, other.to("cpu")):
         np.testing.assert_array_equal(each.probabilities(images), expected)

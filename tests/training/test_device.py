@@ -48,6 +48,22 @@ def test_a_layout_in_which_torch_corrupts_memory_is_not_taken(layer, device, is_
     assert suited.is_channels_last == is_safe
 
 
+@pytest.mark.parametrize(
+    "layer, device, is_auto, expected",
+    [
+        (nn.Conv2d(8, 8, 3, groups=8), CPU, True, torch.float32),
+        (nn.Conv2d(8, 16, 3, groups=8), CPU, True, torch.float32),
+        (nn.Conv2d(8, 8, 3, groups=8), CPU, False, torch.bfloat16),  # as it was asked for
+        (nn.Conv2d(8, 8, 3, groups=8), CUDA, True, torch.bfloat16),
+        (nn.Conv2d(8, 8, 3, groups=2), CPU, True, torch.bfloat16),
+        (nn.Conv2d(1, 8, 3), CPU, True, torch.bfloat16),
+    ],
+)
+def test_auto_takes_no_bf16_for_depthwise_convolutions(layer, device, is_auto, expected):
+    computing = Computing(device, torch.bfloat16, torch.channels_last, is_auto)
+    assert computing.suited_to(nn.Sequential(nn.ReLU(), layer)).precision == expected
+
+
 @pytest.mark.slow
 def test_a_narrow_network_of_shortcuts_trains(tmp_path):
     """In another process: where memory is corrupted it ends by a signal."""
