@@ -30,7 +30,7 @@ from nanocnn.system.startup import (
     check_memory_limits,
     prepare_process,
     quick_imports,
-    refuse_several_processes,
+    several_processes,
 )
 
 if TYPE_CHECKING:
@@ -67,8 +67,9 @@ def train(
     # what is read: weights to begin with, the training images and, carved from them, validation
     computing = pick_computing(config)
     checkpoint = place.checkpoint if place else None
-    weights, prepared = first_weights(config, checkpoint)
-    data = TrainingData(config, computing.device, prepared)
+    with computing.processes.in_turn("images and weights"):
+        weights, prepared = first_weights(config, checkpoint)
+        data = TrainingData(config, computing.device, prepared, computing.processes.share)
     laps("data")
 
     # what is built: the network, what makes it learn, and the learning rate of each step
@@ -142,7 +143,16 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
-    refuse_several_processes()
+    if not several_processes():
+        run(args)
+        return
+    from nanocnn.training.processes import together
+
+    with together():
+        run(args)
+
+
+def run(args: Namespace) -> None:
     laps = Laps()
     going_on = args.resume not in (None, "auto")
 
@@ -156,8 +166,9 @@ def main(arguments: Sequence[str]) -> None:
         from model import MODELS
         from nanocnn.networks.build import catalogue
         from nanocnn.run.folder import warn_of_other_images
-        from nanocnn.run.resume import Place, how_it_ended, resume_newest, resume_run
+        from nanocnn.run.resume import Asked
         from nanocnn.run.start import try_one_step
+        from nanocnn.run.together import chosen_place
 
     networks = catalogue(MODELS)
     config = draft.check(networks)
@@ -170,18 +181,14 @@ def main(arguments: Sequence[str]) -> None:
     if args.dry_run:
         try_one_step(train, config, laps)
         return
+    asked = Asked(args.run_dir, args.resume)
     if args.seeds:
         from nanocnn.run.seeds import train_seeds  # with statistics, which take a second
 
-        again = args.resume == "auto"
-        folder = train_seeds(train, config, args.seeds, args.run_dir, again, networks)
+        folder = train_seeds(train, config, args.seeds, asked, networks)
     else:
-        place = Place(args.run_dir)
-        if going_on:
-            place = resume_run(Path(args.resume), config, networks)
-        elif args.resume:
-            place = resume_newest(config, args.run_dir, networks) or place
-        if ended := how_it_ended(place, config):
+        place, ended = chosen_place(asked, config, networks)
+        if ended:
             print(f"{place.run_dir}: {ended}")
             return
         folder = train(config, place, laps)

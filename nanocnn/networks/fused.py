@@ -103,7 +103,13 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 class NormPool(nn.Module):
-    """Batch normalisation and then max pooling of maps (B, C, H, W)."""
+    """Batch normalisation and then max pooling of maps (B, C, H, W).
+
+    `joining`, where several processes train together, adds up what they have: see
+    training.batch_norm.
+    """
+
+    joining: Any = None
 
     def __init__(self, norm: nn.BatchNorm2d, pool: nn.MaxPool2d):
         super().__init__()
@@ -119,12 +125,11 @@ class NormPool(nn.Module):
             return pool(norm(x))
         window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
         sides = [[side, side] if isinstance(side, int) else list(side) for side in window]
-        pooled, mean, var = TrainedNormPool.apply(
-            x, norm.weight, norm.bias, norm.eps, (*sides, pool.ceil_mode)
+        pooled, mean, var, pixels = TrainedNormPool.apply(
+            x, norm.weight, norm.bias, (norm.eps, (*sides, pool.ceil_mode), self.joining)
         )
         assert norm.running_mean is not None and norm.running_var is not None
         assert norm.num_batches_tracked is not None and norm.momentum is not None
-        pixels = x.numel() // x.shape[1]
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * (pixels / (pixels - 1)), norm.momentum)
         norm.num_batches_tracked += 1
@@ -132,15 +137,19 @@ class NormPool(nn.Module):
 
 
 class TrainedNormPool(torch.autograd.Function):
-    """Max pooling of a normalised batch (B, C, H, W) in channels_last, and its mean and biased
-    variance (C,).
+    """Max pooling of a normalised batch (B, C, H, W) in channels_last, and its mean, biased
+    variance (C,) and number of pixels.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, window: tuple
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, options: tuple[float, tuple, Any]
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        eps, window, joining = options
         mean, var = mean_and_var(x)
+        pixels = x.numel() // x.shape[1]
+        if joining:
+            mean, var, pixels = joining.statistics(mean, var, pixels)
         inverse_std = (var + eps).rsqrt()
         slope = weight * inverse_std
         if (weight < 0).any():  # where the largest output comes from the smallest input
@@ -149,14 +158,14 @@ class TrainedNormPool(torch.autograd.Function):
             chosen = chosen * sign
         else:
             chosen, indices = F.max_pool2d(x, *window, return_indices=True)
-        ctx.window = window
+        ctx.window, ctx.pixels, ctx.joining = window, pixels, joining
         ctx.save_for_backward(x, chosen, indices, mean, inverse_std, weight)
         ctx.mark_non_differentiable(mean, var)
         pooled = torch.addcmul(per_channel(bias - slope * mean), chosen, per_channel(slope))
-        return pooled, mean, var
+        return pooled, mean, var, pixels
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """That of batch normalisation, with a gradient of zero for all pixels but the chosen
         ones.
         """
@@ -164,9 +173,12 @@ class TrainedNormPool(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         grad_bias = sums(grad)
         grad_weight = (sums(grad * chosen) - mean * grad_bias) * inverse_std
-        slope, pixels = weight * inverse_std, x.numel() // x.shape[1]
-        by_x = -slope * inverse_std * grad_weight / pixels
-        constant = -slope * grad_bias / pixels - by_x * mean
+        slope = weight * inverse_std
+        of_all = grad_weight, grad_bias
+        if ctx.joining:
+            of_all = ctx.joining.sums(grad_weight, grad_bias)
+        by_x = -slope * inverse_std * of_all[0] / ctx.pixels
+        constant = -slope * of_all[1] / ctx.pixels - by_x * mean
         grad_chosen = grad * per_channel(slope)
         grad_x = torch.ops.aten.max_pool2d_with_indices_backward(
             grad_chosen, x, *ctx.window, indices
@@ -174,7 +186,7 @@ class TrainedNormPool(torch.autograd.Function):
         side_by_side(grad_x).addcmul_(side_by_side(x), repeated(by_x, x)).add_(
             repeated(constant, x)
         )
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None
 
 
 def per_channel(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from nanocnn.networks.table import size_text, summary
 from nanocnn.run.folder import create_run_dir, read_facts
 from nanocnn.run.resume import Place
 from nanocnn.system.errors import UserError
+from nanocnn.system.launch import Launch
 from nanocnn.system.output import in_shell
 from nanocnn.system.signals import Stopped, cleaned_up
 from nanocnn.system.startup import Laps
@@ -126,7 +128,8 @@ def facts_of(
             {"at": now, "step": earlier.get("step"), "after": earlier.get("exit_reason")},
         ]
         laps.add(earlier.get("seconds", {}))
-    device, precision, memory_format = computing
+    device, precision, memory_format, processes = computing
+    launch = Launch.of_environment()
     return {
         "started": started,
         "resumed": resumed,
@@ -140,6 +143,9 @@ def facts_of(
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "processes": processes.share.size,
+        "hosts": [*dict.fromkeys(processes.hosts)] or [socket.gethostname()],
+        "torchrun_id": launch.run_id if launch else None,
         "precision": str(precision).removeprefix("torch."),
         "memory_format": str(memory_format).removeprefix("torch."),
         "data_root": config.data.own_folder,

@@ -8,6 +8,7 @@ from torch import nn
 
 from nanocnn.config.schema import Config
 from nanocnn.system.errors import UserError
+from nanocnn.training.processes import Processes, current
 
 UNSAFE_CHANNELS = 8
 
@@ -16,6 +17,7 @@ class Computing(NamedTuple):
     device: torch.device
     precision: torch.dtype  # but for float32, autocast to it
     memory_format: torch.memory_format  # of maps (B, C, H, W) and of the weights that make them
+    processes: Processes = Processes()  # that train together
 
     @property
     def is_channels_last(self) -> bool:
@@ -59,9 +61,8 @@ def pick_computing(
     """
     device = pick_device(device_name or config.device, typed)
     precision = pick_precision(config.precision, device)
-    return Computing(
-        device, precision, pick_memory_format(config.train.channels_last, device, precision)
-    )
+    memory_format = pick_memory_format(config.train.channels_last, device, precision)
+    return Computing(device, precision, memory_format, current())
 
 
 def pick_device(name: str, typed: str = "device=") -> torch.device:
