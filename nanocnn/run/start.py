@@ -91,8 +91,8 @@ def warn_of_changes(folder: Path, facts: dict[str, Any]) -> None:
     versions = before.get("versions")
     before["torch"] = versions.get("torch") if isinstance(versions, dict) else None
     now = facts | {"torch": facts["versions"]["torch"]}
-    for key in ("device", "precision", "memory_format", "torch"):
-        if isinstance(before.get(key), str) and before[key] != now[key]:
+    for key in ("device", "precision", "memory_format", "torch", "processes"):
+        if isinstance(before.get(key), str | int) and before[key] != now[key]:
             print(
                 f"warning: {name}: {key} was {before[key]!r} before and is {now[key]!r} now, "
                 "which rounds otherwise",

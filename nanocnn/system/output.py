@@ -101,7 +101,8 @@ class Errors(Output):
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
             if line.startswith(SAID_BY_ALL):
-                super().write(f"{one_line(line)}\n")
+                super().write(line)
+                super().write("\n")
         return len(text)
 
 

@@ -34,8 +34,6 @@ class Joining:
 
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor, int]:
         """Mean and biased variance (C,) of all, and their pixels, given those of this process."""
-        if pixels == 0:
-            mean, var = torch.zeros_like(mean), torch.zeros_like(var)
         mean, var, kind = mean.double(), var.double(), mean.dtype
         sums = torch.cat([pixels * mean, pixels * (var + mean.square()), mean.new_tensor([pixels])])
         self.processes.sum(sums)
@@ -95,7 +93,9 @@ class JoinedBatchNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         mean, var = mean_and_var(x)
         mean, var, pixels = join.statistics(mean, var, x.numel() // x.shape[1])
-        y = F.batch_norm(x, mean.to(x), var.to(x), weight, bias, False, 0.0, eps)
+        y = x.clone()
+        if x.numel():
+            y = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
         ctx.eps, ctx.join, ctx.pixels = eps, join, pixels
         ctx.save_for_backward(x, weight, mean, var)
         ctx.mark_non_differentiable(mean, var)
@@ -104,24 +104,29 @@ class JoinedBatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
-        grad_x, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
-        )
+        if x.numel():
+            grad_x, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
+                grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            )
+        else:  # it has no images of this step
+            grad_x, own_weight, own_bias = x, torch.zeros_like(mean), torch.zeros_like(mean)
         grad_weight, grad_bias = ctx.join.sums(own_weight, own_bias)
         inverse_std = (var + ctx.eps).rsqrt()
         slope = inverse_std if weight is None else weight * inverse_std
         by_x = -slope * inverse_std * grad_weight / ctx.pixels
         constant = -slope * grad_bias / ctx.pixels - by_x * mean
         shape = [1, -1] + [1] * (x.ndim - 2)
-        grad_x = grad_x.addcmul_(x, by_x.view(shape).to(x)).add_(constant.view(shape).to(x))
+        grad_x = grad_x.addcmul(x, by_x.view(shape).to(x)).add_(constant.view(shape).to(x))
         if weight is None:
             return grad_x, None, None, None, None
         return grad_x, own_weight, own_bias, None, None
 
 
 def mean_and_var(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of maps (B, C, ...), at least in float32."""
+    """Mean and biased variance (C,) of maps (B, C, ...), at least in float32; 0 without any."""
     wide = x if x.dtype == torch.float64 else x.float()
+    if not x.numel():
+        return wide.new_zeros(x.shape[1]), wide.new_zeros(x.shape[1])
     mean, var = torch.batch_norm_update_stats(wide, None, None, 0.0)
     return mean, var
 

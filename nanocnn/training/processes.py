@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from hashlib import sha256
 from threading import Event, Thread
 from typing import Any, TypeVar
 
@@ -110,18 +111,20 @@ class Group(Processes):
             backend = "cpu:gloo,cuda:nccl"
             torch.cuda.set_device(launch.local_rank % torch.cuda.device_count())
         try:
-            met, rank, size = next(dist.rendezvous("env://", timeout=limit))
-            # each waits for all others here; later exchanges find out sooner who is missing
-            group = dist.PrefixStore("group", met)
-            dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=limit)
-            number = self.told(os.urandom(8).hex())
+            kept, *_ = next(dist.rendezvous("env://", timeout=limit))
+            self.store = dist.PrefixStore(meet(kept, self.rank, self.size), kept)
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore("group", self.store),
+                rank=self.rank,
+                world_size=self.size,
+                timeout=limit,
+            )
         except RuntimeError as error:
             raise LostError(
-                f"the {self.size} processes have not met within {TIMEOUT:g} seconds: "
-                f"{first_line(error)}"
+                f"process {self.rank} of {self.size} has not met the others within {TIMEOUT:g} "
+                f"seconds: {first_line(error)}"
             ) from None
-        # torchrun may keep its store when it starts the processes anew
-        self.store = dist.PrefixStore(number, met)
         self.hosts = self.gathered(socket.gethostname())
         self.pids = self.gathered(os.getpid())
         self.ended = Event()
@@ -168,8 +171,10 @@ class Group(Processes):
             )
         for rank in silent:
             self.wake(rank)
-        named = ", ".join(map(self.name, silent)) or "another process"
-        return LostError(f"{named} has ended or does not answer: {first_line(error)}; {GO_ON}")
+        if not silent:
+            return LostError(f"an exchange has failed: {first_line(error)}; {GO_ON}")
+        named = ", ".join(map(self.name, silent))
+        return LostError(f"{named} has ended or does not answer; {GO_ON}")
 
     def wake(self, rank: int) -> None:
         """Let a process on this machine that was stopped go on, so that torchrun can end it."""
@@ -361,6 +366,34 @@ class Group(Processes):
         with suppress(RuntimeError):
             while not self.store.check(["ended/0"]) and time.monotonic() < end:
                 time.sleep(GLANCE)
+
+
+def meet(store: dist.Store, rank: int, size: int) -> str:
+    """A name for this meeting of `size` processes, by which their keys in `store` are told apart.
+
+    torchrun may keep its store when it starts the processes anew: what earlier ones have left there
+    is none of theirs. Raises LostError where not all have come within TIMEOUT.
+    """
+    mine, end = os.urandom(8).hex(), time.monotonic() + TIMEOUT
+    store.set(f"come/{rank}", mine)
+    come = [f"come/{each}" for each in range(size)]
+    meeting: list[str] = []
+    while time.monotonic() < end:
+        if rank == 0 and store.check(come):
+            store.set("meeting", ",".join(store.get(key).decode() for key in come))
+        if store.check(["meeting"]):
+            meeting = store.get("meeting").decode().split(",")
+            name = sha256("".join(meeting).encode()).hexdigest()[:16]
+            if meeting[rank : rank + 1] == [mine]:  # those of an earlier one do not have it
+                store.set(f"{name}/{rank}", "")
+                if store.check([f"{name}/{each}" for each in range(size)]):
+                    return name
+        time.sleep(GLANCE)
+    missing = [each for each in range(size) if not store.check([f"come/{each}"])]
+    raise LostError(
+        f"not all of {size} processes have come within {TIMEOUT:g} seconds; missing: "
+        f"{', '.join(map(str, missing)) or 'one that has come before'}"
+    )
 
 
 GO_ON = "nothing before its last checkpoint is lost: the command with --resume goes on"
