@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+import train as train_script
 from nanocnn.system.errors import exit_code
+from nanocnn.training.learner import Learner
 from nanocnn.training.processes import current, together
 
 
@@ -94,3 +96,17 @@ def values(size, act, seconds=60):
     children = Several(size, act).wait(seconds)
     assert [child.code for child in children] == [0] * size, [child.error for child in children]
     return [child.value for child in children]
+
+
+def run(arguments, act, processes):
+    """train.py with these `arguments`; `act(rank, step)` before each step, numbered from 1."""
+    if act:
+        step, made = Learner.step, []
+
+        def acting(learner, *of_step):
+            made.append(None)
+            act(processes.rank, len(made))
+            return step(learner, *of_step)
+
+        Learner.step = acting
+    train_script.run(train_script.parse([str(each) for each in arguments]))

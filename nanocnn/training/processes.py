@@ -166,9 +166,7 @@ class Group(Processes):
                 rank for rank in range(self.size) if rank != self.rank and now[rank] == before[rank]
             ]
         except RuntimeError:  # the store has ended with whoever kept it
-            return LostError(
-                f"the store in which the processes met is gone ({first_line(error)}); {GO_ON}"
-            )
+            return LostError(f"the store in which the processes met is gone; {GO_ON}")
         for rank in silent:
             self.wake(rank)
         if not silent:
@@ -400,7 +398,7 @@ GO_ON = "nothing before its last checkpoint is lost: the command with --resume g
 
 
 def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0].partition(". This is typically")[0]
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -8,27 +8,11 @@ from functools import partial
 import pytest
 import torch
 from conftest import SHORT, differences_of_runs
-from several import Several
+from several import Several, run
 
-import train as train_script
 from nanocnn.run.checkpoint import load_checkpoint
-from nanocnn.training.learner import Learner
 
 RUN = ["--config", "digits.yaml", *SHORT, "data.augment.mixup=0.4", "train.checkpoint_every=2"]
-
-
-def run(arguments, act, processes):
-    """train.py with these `arguments`; `act(processes.rank)` before each step, numbered from 1."""
-    if act:
-        step, made = Learner.step, []
-
-        def acting(learner, *of_step):
-            made.append(None)
-            act(processes.rank, len(made))
-            return step(learner, *of_step)
-
-        Learner.step = acting
-    train_script.run(train_script.parse([str(each) for each in arguments]))
 
 
 def train(size, arguments, act=None, seconds=60, **environment):
