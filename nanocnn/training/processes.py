@@ -105,6 +105,8 @@ class Group(Processes):
         self.rank, self.size = self.share
         self.request = SharedStop()
         self.turns = 0
+        self.hosts, self.pids = ["?"] * self.size, [0] * self.size
+        self.ended, self.beating = Event(), Thread(target=self.beat, daemon=True)
         limit = timedelta(seconds=TIMEOUT)
         backend = "gloo"
         if torch.cuda.is_available():
@@ -125,11 +127,9 @@ class Group(Processes):
                 f"process {self.rank} of {self.size} has not met the others within {TIMEOUT:g} "
                 f"seconds: {first_line(error)}"
             ) from None
+        self.beating.start()
         self.hosts = self.gathered(socket.gethostname())
         self.pids = self.gathered(os.getpid())
-        self.ended = Event()
-        self.beating = Thread(target=self.beat, daemon=True)
-        self.beating.start()
 
     # signs of life
 
@@ -155,7 +155,6 @@ class Group(Processes):
         """What to raise where an exchange with the others failed."""
         silent: list[int] = []
         try:
-            self.store.set(f"lost/{self.rank}", "")
             before, end = self.beats(), time.monotonic() + 2.5 * BEAT
             while time.monotonic() < end and self.request.number is None:
                 if (code := self.failure()) is not None:
@@ -219,7 +218,8 @@ class Group(Processes):
     def flags(self) -> list[float]:
         """A 1 for the signal that this process was sent."""
         number = self.request.number
-        return [float(getattr(signal, name, None) == number) for name in NAMES]
+        sent = None if number is None else signal.Signals(number).name
+        return [float(name == sent) for name in NAMES]
 
     def heed(self, counts: list[float]) -> None:
         """Take note of how many processes each signal came to."""
