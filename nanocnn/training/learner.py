@@ -111,8 +111,8 @@ class Learner:
             total = total + part_total.detach()
             true = truth.argmax(1) if truth.ndim == 2 else truth
             correct = correct + (logits.detach().argmax(1) == true).sum()
-        parameters = [*self.model.parameters()]
-        total, correct = self.computing.processes.add_up(parameters, total, correct)
+        add_up = self.computing.processes.add_up
+        total, correct = add_up(self.model.parameters(), total, correct)
         if self._options.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self._options.clip_norm)

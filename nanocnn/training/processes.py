@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from hashlib import sha256
@@ -54,7 +54,7 @@ class Processes:
     def agree(self) -> None:
         """Let a signal that came to one process be known to all, in the same place of the run."""
 
-    def add_up(self, parameters: list[nn.Parameter], *figures: Tensor) -> tuple[Tensor, ...]:
+    def add_up(self, parameters: Iterable[nn.Parameter], *figures: Tensor) -> tuple[Tensor, ...]:
         """Sums of the `figures` (), and the gradients made sums, over all processes."""
         return figures
 
@@ -237,7 +237,7 @@ class Group(Processes):
         with self.exchanging():
             dist.all_reduce(values)
 
-    def add_up(self, parameters: list[nn.Parameter], *figures: Tensor) -> tuple[Tensor, ...]:
+    def add_up(self, parameters: Iterable[nn.Parameter], *figures: Tensor) -> tuple[Tensor, ...]:
         """All in one exchange, whose order of adding up is then the same in each step.
 
         DistributedDataParallel has its buckets in another order in its first step than in those

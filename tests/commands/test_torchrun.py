@@ -103,8 +103,8 @@ def torchrun(tmp_path):
 
 
 def test_signals_to_torchrun_and_a_worker_that_is_killed(tmp_path, torchrun):
-    command = ["--nproc-per-node", "2", "--max-restarts", "1", "--rdzv-endpoint", "localhost:0"]
-    command += [str(PROJECT / "train.py"), *RUN, "train.epochs=15"]
+    command = ["--nproc-per-node", "2", "--max-restarts", "2", "--rdzv-endpoint", "localhost:0"]
+    command += [str(PROJECT / "train.py"), *RUN, "train.epochs=20"]
     run_id = uuid4().hex
     first = torchrun(*command, run_id=run_id)
     wait_until(lambda: step_of(tmp_path) >= 12)
@@ -115,14 +115,17 @@ def test_signals_to_torchrun_and_a_worker_that_is_killed(tmp_path, torchrun):
 
     again = torchrun(*command, run_id=run_id)
     wait_until(lambda: step_of(tmp_path) > stopped + 10)
+    os.kill(again.workers()[1], signal.SIGTERM)
+    wait_until(lambda: again.text().count("resuming after step") == 2)
+    assert "stopped by SIGTERM" in again.text(), "the others have stopped with it, and saved"
     os.kill(again.workers()[1], signal.SIGKILL)
     assert again.process.wait(60) == 0, again.text()
-    assert again.text().count("resuming after step") == 2 and not again.left()
+    assert again.text().count("resuming after step") == 3 and not again.left()
     facts = facts_of(tmp_path)
     assert facts["exit_reason"] == "finished" and facts["torchrun_id"] == run_id
     assert facts["threads"] == 1 and facts["processes"] == 2
 
-    undisturbed = [*RUN, "train.epochs=15", "--run-dir", tmp_path / "undisturbed"]
+    undisturbed = [*RUN, "train.epochs=20", "--run-dir", tmp_path / "undisturbed"]
     assert [child.code for child in Several(2, partial(run, undisturbed, None)).wait()] == [0, 0]
     (folder,) = (tmp_path / "runs/mine").iterdir()
     assert differences_of_runs(folder, tmp_path / "undisturbed") == []

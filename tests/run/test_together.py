@@ -7,10 +7,14 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import SHORT, differences_of_runs
+from conftest import SHORT, differences_of_runs, restore
 from several import Several, run
 
+from nanocnn.evaluation.evaluate import evaluate
+from nanocnn.images.training_data import TrainingData
+from nanocnn.networks.fused import fuse_pooling
 from nanocnn.run.checkpoint import load_checkpoint
+from nanocnn.training.loss import build_loss
 
 RUN = ["--config", "digits.yaml", *SHORT, "data.augment.mixup=0.4", "train.checkpoint_every=2"]
 
@@ -58,6 +62,17 @@ def test_a_checkpoint_shows_no_trace_of_them(whole):
     one, several = (load_checkpoint(whole(size) / "last.pt") for size in (1, 2))
     assert one.keys() == several.keys()
     assert [*one["model"]] == [*several["model"]] and one["config"] == several["config"]
+
+
+def test_a_checkpoint_of_several_processes_is_judged_by_one(whole):
+    """To the very accuracy and loss of its validation, which two processes have shared."""
+    folder = whole(2)
+    model, config, info, checkpoint, _ = restore(folder / "last.pt")
+    data = TrainingData(config)
+    loss = build_loss(config.loss, info)
+    found = evaluate(fuse_pooling(model, info.image_shape), data.val, loss)
+    assert found.accuracy == checkpoint["validation"]["accuracy"]
+    assert found.loss == pytest.approx(checkpoint["validation"]["loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [2, 3])
