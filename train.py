@@ -5,6 +5,7 @@ python train.py --config mnist.yaml                 # a bare name is looked up i
 python train.py --config mnist.yaml optimizer.lr=0.05 train.epochs=3
 python train.py --resume runs/mine                  # go on exactly where it stopped
 python train.py --config mnist.yaml --print-config  # every key, default and comment; nothing runs
+torchrun --nproc-per-node 2 train.py --config mnist.yaml  # one run, in several processes
 tensorboard --logdir runs
 """
 
@@ -144,15 +145,16 @@ def parse(arguments: Sequence[str]) -> Namespace:
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
     if not several_processes():
-        run(args)
+        start(args)
         return
     from nanocnn.training.processes import together
 
     with together():
-        run(args)
+        start(args)
 
 
-def run(args: Namespace) -> None:
+def start(args: Namespace) -> None:
+    """Do what the command line asks for, in one of several processes or in the only one."""
     laps = Laps()
     going_on = args.resume not in (None, "auto")
 

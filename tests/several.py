@@ -109,4 +109,4 @@ def run(arguments, act, processes):
             return step(learner, *of_step)
 
         Learner.step = acting
-    train_script.run(train_script.parse([str(each) for each in arguments]))
+    train_script.start(train_script.parse([str(each) for each in arguments]))

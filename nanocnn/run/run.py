@@ -97,16 +97,16 @@ class Run:
             try:
                 yield
                 self._save_rest()
-                said = self._processes.led(
+                record.facts["remarks"] = said = self._processes.led(
                     "remarks", lambda: remarks_on(folder, data, learner, self._validation)
                 )
-                record.facts["remarks"] = said
             except NonFiniteError as error:
                 raise NonFiniteError(f"{error}; {lower_rate(config, folder)}") from None
             except (Stopped, StreamError) as end:
                 self._laps("training")
-                if isinstance(end, Stopped) or self._processes.share.size == 1:
-                    self._save_rest()  # else the others are elsewhere in the run
+                if isinstance(end, StreamError) and self._processes.share.size > 1:
+                    raise  # the others are elsewhere in the run: there is no step to save
+                self._save_rest()
                 raise interrupted(end, folder) from None
         announce_end(progress, self._data.val is not None, said)
         try:
@@ -144,7 +144,7 @@ class Run:
             self._laps("training")
         elif self._due(progress.step):
             self._laps("training")
-            self._save("last.pt")
+            self._save()
 
     def after_epoch(self, validation: Evaluation | None, fitted: StepResult | None = None) -> None:
         """Record an epoch and its validation, and save best.pt and last.pt where that is due.
@@ -181,10 +181,10 @@ class Run:
     def _save_rest(self) -> None:
         """Save last.pt if it is not as far as training is."""
         if self._saved != self._progress.place:
-            self._save("last.pt")
+            self._save()
 
-    def _save(self, *names: str) -> None:
-        self._processes.led("a checkpoint", lambda: self._write(*names))
+    def _save(self) -> None:
+        self._processes.led("a checkpoint", lambda: self._write("last.pt"))
         self._saved = self._progress.place
 
     def _write(self, *names: str) -> None:
