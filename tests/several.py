@@ -99,13 +99,13 @@ def values(size, act, seconds=60):
 
 
 def run(arguments, act, processes):
-    """train.py with these `arguments`; `act(rank, step)` before each step, numbered from 1."""
+    """train.py with these `arguments`; `act(rank, step, lr)` before each step, from 1 on."""
     if act:
         step, made = Learner.step, []
 
         def acting(learner, *of_step):
             made.append(None)
-            act(processes.rank, len(made))
+            act(processes.rank, len(made), of_step[2])
             return step(learner, *of_step)
 
         Learner.step = acting

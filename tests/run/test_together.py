@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from several import Several, run
 from nanocnn.evaluation.evaluate import evaluate
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.fused import fuse_pooling
+from nanocnn.run import progress
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.training.loss import build_loss
 
@@ -23,7 +26,7 @@ def train(size, arguments, act=None, seconds=60, **environment):
     return Several(size, partial(run, [*RUN, *arguments], act), **environment).wait(seconds)
 
 
-def send(number, rank, at, mine, step):
+def send(number, rank, at, mine, step, _):
     if (mine, step) == (rank, at):
         os.kill(os.getpid(), number)
 
@@ -64,9 +67,12 @@ def test_a_checkpoint_shows_no_trace_of_them(whole):
     assert [*one["model"]] == [*several["model"]] and one["config"] == several["config"]
 
 
-def test_a_checkpoint_of_several_processes_is_judged_by_one(whole):
+@pytest.mark.parametrize("synchronised", ["auto", "false"])
+def test_a_checkpoint_of_several_processes_is_judged_by_one(tmp_path, synchronised):
     """To the very accuracy and loss of its validation, which two processes have shared."""
-    folder = whole(2)
+    folder = tmp_path / "run"
+    options = [f"train.sync_batch_norm={synchronised}", "train.ema=0.5", "data.validation=40"]
+    assert codes(train(2, ["--run-dir", folder, *options])) == [0, 0]
     model, config, info, checkpoint, _ = restore(folder / "last.pt")
     data = TrainingData(config)
     loss = build_loss(config.loss, info)
@@ -91,7 +97,7 @@ def test_one_that_is_signalled_alone_stops_all_and_they_go_on_to_the_bit(
 
 
 def test_a_signal_to_each_of_them_counts_once(tmp_path):
-    def act(mine, step):
+    def act(mine, step, _):
         if step == 4 + mine:  # in different steps
             os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -187,10 +193,27 @@ def test_patience_is_decided_once(tmp_path):
 
 
 def test_a_plateau_is_seen_by_all(tmp_path):
+    def act(mine, step, lr):
+        with (tmp_path / f"rates{mine}").open("a") as file:
+            file.write(f"{lr}\n")
+
     options = ["schedule={name: plateau, patience: 0, threshold: 0.9}"]
-    assert codes(train(2, ["--run-dir", tmp_path / "run", *options])) == [0, 0]
-    rates = [row["lr"] for row in rows_of(tmp_path / "run")]
-    assert rates[1] > rates[2]
+    assert codes(train(2, ["--run-dir", tmp_path / "run", *options], act)) == [0, 0]
+    rates = [(tmp_path / f"rates{rank}").read_text().split() for rank in range(2)]
+    assert rates[0] == rates[1] and float(rates[0][-1]) < float(rates[0][0])
+
+
+def test_a_checkpoint_by_the_clock_is_due_when_that_of_the_first_says_so(tmp_path, monkeypatch):
+    def act(mine, step, _):
+        stands_still = SimpleNamespace(monotonic=lambda: 0.0)
+        if mine == 1:
+            progress.time = stands_still
+        time.sleep(0.1)
+
+    monkeypatch.setattr(progress, "time", progress.time)
+    options = ["train.checkpoint_every=1s", "train.epochs=3"]
+    children = train(2, ["--run-dir", tmp_path / "run", *options], act, 20)
+    assert codes(children) == [0, 0]
 
 
 def test_seeds_are_trained_by_all_of_them(tmp_path):
