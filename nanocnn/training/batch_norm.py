@@ -78,8 +78,9 @@ class SyncedBatchNorm(_BatchNorm):
         if momentum is None:
             momentum = 1.0 / float(self.num_batches_tracked)
         unbiased = var * (pixels / max(1, pixels - 1))
-        self.running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-        self.running_var.mul_(1 - momentum).add_(unbiased, alpha=momentum)
+        # to the bit as NormPool does it: which of them a process takes, its images say
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(unbiased, momentum)
 
 
 class JoinedBatchNorm(torch.autograd.Function):
