@@ -5,6 +5,7 @@ python train.py --config mnist.yaml                 # a bare name is looked up i
 python train.py --config mnist.yaml optimizer.lr=0.05 train.epochs=3
 python train.py --resume runs/mine                  # go on exactly where it stopped
 python train.py --config mnist.yaml --print-config  # every key, default and comment; nothing runs
+torchrun --nproc-per-node 2 train.py --config mnist.yaml  # one run, in several processes
 tensorboard --logdir runs
 """
 
@@ -30,7 +31,7 @@ from nanocnn.system.startup import (
     check_memory_limits,
     prepare_process,
     quick_imports,
-    refuse_several_processes,
+    several_processes,
 )
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ def train(
     # what is read: weights to begin with, the training images and, carved from them, validation
     checkpoint = place.checkpoint if place else None
     computing = pick_computing(as_begun(config, checkpoint))
-    weights, prepared = first_weights(config, checkpoint)
-    data = TrainingData(config, computing.device, prepared)
+    with computing.processes.in_turn("images and weights"):
+        weights, prepared = first_weights(config, checkpoint)
+        data = TrainingData(config, computing.device, prepared, computing.processes.share)
     laps("data")
 
     # what is built: the network, what makes it learn, and the learning rate of each step
@@ -143,7 +145,17 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
-    refuse_several_processes()
+    if not several_processes():
+        start(args)
+        return
+    from nanocnn.training.processes import together
+
+    with together():
+        start(args)
+
+
+def start(args: Namespace) -> None:
+    """Do what the command line asks for, in one of several processes or in the only one."""
     laps = Laps()
     going_on = args.resume not in (None, "auto")
 
@@ -157,8 +169,9 @@ def main(arguments: Sequence[str]) -> None:
         from model import MODELS
         from nanocnn.networks.build import catalogue
         from nanocnn.run.folder import warn_of_other_images
-        from nanocnn.run.resume import Place, how_it_ended, resume_newest, resume_run
+        from nanocnn.run.resume import Asked
         from nanocnn.run.start import try_one_step
+        from nanocnn.run.together import chosen_place
 
     networks = catalogue(MODELS)
     config = draft.check(networks)
@@ -171,18 +184,14 @@ def main(arguments: Sequence[str]) -> None:
     if args.dry_run:
         try_one_step(train, config, laps)
         return
+    asked = Asked(args.run_dir, args.resume)
     if args.seeds:
         from nanocnn.run.seeds import train_seeds  # with statistics, which take a second
 
-        again = args.resume == "auto"
-        folder = train_seeds(train, config, args.seeds, args.run_dir, again, networks)
+        folder = train_seeds(train, config, args.seeds, asked, networks)
     else:
-        place = Place(args.run_dir)
-        if going_on:
-            place = resume_run(Path(args.resume), config, networks)
-        elif args.resume:
-            place = resume_newest(config, args.run_dir, networks) or place
-        if ended := how_it_ended(place, config):
+        place, ended = chosen_place(asked, config, networks)
+        if ended:
             print(f"{place.run_dir}: {ended}")
             return
         folder = train(config, place, laps)

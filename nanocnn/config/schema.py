@@ -651,6 +651,9 @@ class Train(Section):
         "auto", description="lay images out as (N, H, W, C) in memory; auto = where that is faster"
     )
     compile: bool = Field(False, description="torch.compile, which takes a minute at the start")
+    sync_batch_norm: Literal["auto"] | bool = Field(
+        "auto", description="batch normalisation over all processes' images; auto = in several"
+    )
 
     @model_validator(mode="after")
     def check_epochs(self) -> "Train":

@@ -1,7 +1,7 @@
 """Judging a network: all images together, divided once."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,30 +44,34 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: LossFunction = cross_entropy,
     precision: torch.dtype = torch.float32,
+    joined: Callable[[list[Any]], list[Any]] | None = None,
 ) -> Evaluation:
     """Judge `model` on `batches` of images (B, C, H, W) and labels (B,) int64, all together.
 
     The model is left in evaluation mode. With a `precision` other than float32 it computes in that.
+    Where several processes have some of the batches each, `joined` gives what was found in all of
+    them, in their order, given that of this process.
     """
     model.eval()
-    sums: list[tuple[Tensor, Tensor | float]] = []
-    kept, truth, predictions, hits = [], [], [], []
+    found: list[tuple[Any, ...]] = []
     for images, labels in batches:
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
             logits = model(images).float()
-        sums.append(loss(logits, labels))
-        kept.append(logits.to("cpu", non_blocking=True))  # of many images they are large
-        truth.append(labels)
-        predictions.append(logits.argmax(1))
-        hits.append((predictions[-1] == labels).sum())
+        kept = logits.to("cpu", non_blocking=True)  # of many images they are large
+        predictions = logits.argmax(1)
+        hits = (predictions == labels).sum()
+        found.append((*loss(logits, labels), kept, labels, predictions, hits))
 
     # only here is the device waited for, and in double precision, since these are many
-    total, weight = (sum(map(float, values)) for values in zip(*sums, strict=True))
-    found = torch.cat(predictions).cpu()
+    if joined:
+        found = joined([tuple(torch.as_tensor(each).cpu() for each in batch) for batch in found])
+    totals, weights, all_logits, truth, guesses, all_hits = zip(*found, strict=True)
+    total, weight = (sum(map(float, values)) for values in (totals, weights))
+    predictions = torch.cat(guesses).cpu()
     return Evaluation(
         loss=total / weight,
-        accuracy=sum(int(hit) for hit in hits) / len(found),
-        predictions=found,
-        logits=torch.cat(kept),
+        accuracy=sum(int(hit) for hit in all_hits) / len(predictions),
+        predictions=predictions,
+        logits=torch.cat(all_logits),
         labels=torch.cat(truth).cpu(),
     )

@@ -4,7 +4,6 @@ Nothing here needs torch: the processes that read pictures for a stream would ea
 """
 
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from nanocnn.images.content import HASH_BYTES, hashes, histogram
 from nanocnn.images.decode import Form, Header, decode, header_or_reason, reason
+from nanocnn.system.startup import cores
 
 Result = TypeVar("Result")
 Put = Callable[[np.ndarray, np.ndarray], None]
@@ -134,10 +134,3 @@ def quiet() -> None:
     """Pillow warns of what is harmless, as odd metadata, and of sizes that are refused here."""
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").addHandler(NOWHERE)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SPLIT, ORDER, STEP, MIRROR = range(4)  # what a stream is for
+SPLIT, ORDER, STEP, MIRROR, DROPOUT = range(5)  # what a stream is for
 
 
 def derived_seed(seed: int, *place: int) -> int:

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanocnn.images.pictures import Pictures, cores
+from nanocnn.images.pictures import Pictures
 from nanocnn.images.reader import serve
 from nanocnn.system.errors import UserError
 from nanocnn.system.signals import check_stop, held_back
+from nanocnn.system.startup import cores
 
 # bytes of the folder in a socket's path: of 108 some systems have 104, and "pymp-" and "listener-"
 # with their random ends come after it

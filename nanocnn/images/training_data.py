@@ -11,6 +11,7 @@ from nanocnn.config.schema import OWN_IMAGES, Augment, Config, Train
 from nanocnn.images.batches import Batches
 from nanocnn.images.likeness import compare
 from nanocnn.images.listing import layout
+from nanocnn.images.sharing import ALONE, Share
 from nanocnn.images.splits import (
     checksum,
     count_classes,
@@ -29,8 +30,8 @@ class TrainingData:
     image once, as it is. `epoch` gives the training images in a random order and augmented. `info`
     is what a network must know of the data, `splits` the images themselves, `hashes` a hash of
     each, and `sha256` the checksum of all of them. `preprocessing` is what the network's weights
-    expect, where it begins with some. Raises UserError where images are missing,
-    cannot be read or are too few for what `config` asks.
+    expect, where it begins with some. Of several processes each has its `share` of the batches.
+    Raises UserError where images are missing, cannot be read or are too few for what `config` asks.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class TrainingData:
         config: Config,
         device: torch.device | str = "cpu",
         preprocessing: Preprocessing | None = None,
+        share: Share = ALONE,
     ):
         data = config.data.prepared(preprocessing)
         splits = load_splits(data, config.seed)
@@ -56,11 +58,12 @@ class TrainingData:
         self.sha256 = checksum(splits, self.hashes)
 
         device = torch.device(device)
-        step = batch_size * config.train.accumulate
-        self.train = Batches(splits["train"], self.info, step, device)
-        self.val = (
-            Batches(splits["val"], self.info, batch_size, device) if "val" in splits else None
-        )
+        accumulate = config.train.accumulate
+        step = batch_size * accumulate
+        self.train = Batches(splits["train"], self.info, step, device, share, accumulate)
+        self.val = None
+        if "val" in splits:
+            self.val = Batches(splits["val"], self.info, batch_size, device, share)
         self.steps_per_epoch = len(self.train)
         self._config = config
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanocnn.images.sharing import Cut
 from nanocnn.images.warp import mapped, pixels_of, sample
 
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
@@ -20,25 +21,37 @@ MOST_PIXELS, MOST_OF_SIDE = 32, 150 / 331  # that an image moves by
 LUMINANCE = (0.299, 0.587, 0.114)
 
 
-def trivial_augment(images: Tensor) -> Tensor:
+def trivial_augment(images: Tensor, cut: Cut | None = None) -> Tensor:
     """Each image (B, C, H, W) from 0 to 255 after one operation of a random strength; float32.
 
     On grey images `color`, which has nothing to change there, is none of them.
     """
     operations = [name for name in OPERATIONS if name != "color" or images.shape[1] == 3]
     # drawn on the CPU, which then knows the groups: nothing waits for the device
-    chosen = torch.randint(len(operations), (len(images),))
-    strength = torch.randint(LEVELS, (len(images),)) / (LEVELS - 1)
-    sign = 2 * torch.randint(2, (len(images),)) - 1
+    total = cut.total if cut else len(images)
+    chosen = torch.randint(len(operations), (total,))
+    strength = torch.randint(LEVELS, (total,)) / (LEVELS - 1)
+    sign = 2 * torch.randint(2, (total,)) - 1
+    made = cut.made.cpu() if cut else torch.arange(total)
     images = images.float().round()  # some operations need whole levels
     changed = images.clone()
     for number, name in enumerate(operations):
-        members = (chosen == number).nonzero().flatten()
+        members = (chosen[made] == number).nonzero().flatten()
+        group = (chosen == number).nonzero().flatten()  # in the whole step
         if len(members) == 0:
             continue
-        how = [each[members].view(-1, 1, 1, 1) for each in (strength, sign)]
-        members, *how = (each.to(images.device, non_blocking=True) for each in (members, *how))
-        changed[members] = operate(name, images[members], *how)
+        if len(members) == 1 < len(group):  # a sum over one image is added up in another order
+            members = members.repeat(2)
+        theirs = made[members]
+        how = [each[theirs].view(-1, 1, 1, 1) for each in (strength, sign)]
+        where, *how = (each.to(images.device, non_blocking=True) for each in (members, *how))
+        if cut and name in GEOMETRIC:  # a product of fewer matrices may round otherwise
+            amount = (strength * sign)[group].view(-1, 1, 1, 1).to(images.device)
+            places = places_of(name, images, amount)
+            mine = torch.searchsorted(group, theirs).to(images.device)
+            changed[where] = sample(images[where], places[mine])
+        else:
+            changed[where] = operate(name, images[where], *how)
     return changed
 
 
@@ -48,7 +61,7 @@ def operate(name: str, images: Tensor, strength: Tensor, sign: Tensor) -> Tensor
     `strength` from 0 to 1 and `sign`, -1 or 1, are (B, 1, 1, 1).
     """
     if name in GEOMETRIC:
-        return move(name, images, strength * sign)
+        return sample(images, places_of(name, images, strength * sign))
     match name:
         case "brightness":
             return blend(images, torch.zeros_like(images), strength * sign)
@@ -71,8 +84,10 @@ def operate(name: str, images: Tensor, strength: Tensor, sign: Tensor) -> Tensor
     return images
 
 
-def move(name: str, images: Tensor, amount: Tensor) -> Tensor:
-    """A geometric operation, `amount` from -1 to 1; black comes in."""
+def places_of(name: str, images: Tensor, amount: Tensor) -> Tensor:
+    """Where a geometric operation of each `amount` (G, 1, 1, 1) from -1 to 1 samples images of this
+    size, (G, 2, H, W).
+    """
     height, width = images.shape[2:]
     none, one = torch.zeros_like(amount), torch.ones_like(amount)
     matrix, across, down = [one, none, none, one], none, none
@@ -90,7 +105,7 @@ def move(name: str, images: Tensor, amount: Tensor) -> Tensor:
             cos, sin = ((135 * amount).deg2rad().cos(), (135 * amount).deg2rad().sin())
             matrix = [cos, sin, -sin, cos]
     places = mapped(torch.cat(matrix, 1).view(-1, 2, 2), pixels_of(images))
-    return sample(images, places + torch.cat([across, down], 1))
+    return places + torch.cat([across, down], 1)
 
 
 def blend(images: Tensor, other: Tensor, amount: Tensor) -> Tensor:

@@ -8,26 +8,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanocnn.config.schema import Augment
+from nanocnn.images.sharing import Cut, drawn
 
 
-def uniform(images: Tensor, most: float) -> Tensor:
+def uniform(images: Tensor, most: float, cut: Cut | None = None) -> Tensor:
     """A random number from -most to most for each image, (B, 1, 1, 1)."""
-    return (2 * torch.rand(len(images), 1, 1, 1, device=images.device) - 1) * most
+    return (2 * rand(images, cut, 1, 1, 1) - 1) * most
 
 
-def shift(images: Tensor, pixels: int, padding: str = "constant") -> Tensor:
+def rand(images: Tensor, cut: Cut | None, *shape: int) -> Tensor:
+    """Random numbers from 0 to 1, (B, *shape)."""
+    return drawn(images, cut, lambda count: torch.rand(count, *shape, device=images.device))
+
+
+def shift(images: Tensor, pixels: int, padding: str = "constant", cut: Cut | None = None) -> Tensor:
     """Move each image (B, C, H, W) by up to `pixels` along both axes.
 
     What comes in at the edges is black ("constant") or the image mirrored there ("reflect").
     """
     batch, _, height, width = images.shape
-    offsets = torch.randint(2 * pixels + 1, (2, batch)).to(images.device, non_blocking=True)
+    offsets = drawn(images, cut, lambda count: torch.randint(2 * pixels + 1, (2, count)), 1)
+    offsets = offsets.to(images.device, non_blocking=True)
     padded = F.pad(images, (pixels,) * 4, padding)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, down, right, H, W), a view
     return windows[torch.arange(batch, device=images.device), :, offsets[0], offsets[1]]
 
 
-def warp(images: Tensor, config: Augment) -> Tensor:
+def warp(images: Tensor, config: Augment, cut: Cut | None = None) -> Tensor:
     """Rotate, scale and shear about the centre, distort elastically and cut out, in one bilinear
     sampling; float32.
 
@@ -41,20 +48,26 @@ def warp(images: Tensor, config: Augment) -> Tensor:
     Deeper with Convolutions (2015), and is enlarged to its size.
     """
     batch, _, height, width = images.shape
-    # from each pixel of the result back to where it is sampled
-    angle = uniform(images, math.radians(config.rotate))
-    factor = 1 + uniform(images, config.scale)
-    slope = uniform(images, math.radians(config.shear)).tan()
+    # from each pixel of the result back to where it is sampled; for the whole step, since a product
+    # of fewer matrices may round otherwise
+    total = cut.total if cut else batch
+    step = images[:1].expand(total, -1, -1, -1)  # for its shape alone
+    angle = uniform(step, math.radians(config.rotate))
+    factor = 1 + uniform(step, config.scale)
+    slope = uniform(step, math.radians(config.shear)).tan()
     cos, sin = angle.cos(), angle.sin()
     inverse = torch.stack([cos - slope * sin, sin + slope * cos, -sin, cos], 1) / factor[:, None]
-    inverse = inverse.view(batch, 2, 2)
-    places = mapped(inverse, pixels_of(images))
+    inverse = inverse.view(total, 2, 2)
     if config.random_resized_crop:
-        places = inverse @ cut_out(images, config.random_resized_crop).flatten(2)
-        places = places.view(batch, 2, height, width)
+        places = inverse @ cut_out(step, config.random_resized_crop).flatten(2)
+        places = places.view(total, 2, height, width)
+    else:
+        places = mapped(inverse, pixels_of(images))
+    if cut:
+        places = places[cut.made]
 
     if config.elastic:
-        noise = torch.rand(places.shape, device=images.device).sub_(0.5)
+        noise = rand(images, cut, *places.shape[1:]).sub_(0.5)
         sigma = config.elastic_sigma or 4.0
         for size in (width, height):
             axis = torch.arange(size, device=images.device)
@@ -98,15 +111,17 @@ def sample(images: Tensor, places: Tensor) -> Tensor:
     return F.grid_sample(images.float(), places.permute(0, 2, 3, 1), align_corners=False)
 
 
-def rectangles(images: Tensor, areas: Sequence[float], most: float) -> tuple[Tensor, Tensor]:
+def rectangles(
+    images: Tensor, areas: Sequence[float], most: float, cut: Cut | None = None
+) -> tuple[Tensor, Tensor]:
     """Height and width (B, 1, 1, 1) of a box for each image, as shares of the image's own.
 
     The share of its area is uniform, and the logarithm of height by width as well, up to `most`
     either way as far as a box of that area still fits.
     """
     low, high = areas
-    area = (low + high) / 2 + uniform(images, (high - low) / 2)
+    area = (low + high) / 2 + uniform(images, (high - low) / 2, cut)
     half = (-area.log()).clamp(max=math.log(most)) / 2
-    stretch = (uniform(images, 1) * half).exp()
+    stretch = (uniform(images, 1, cut) * half).exp()
     side = area.sqrt()
     return (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)

@@ -110,7 +110,13 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 class NormPool(nn.Module):
-    """Batch normalisation, max pooling and, if there is one, ReLU of maps (B, C, H, W)."""
+    """Batch normalisation, max pooling and, if there is one, ReLU of maps (B, C, H, W).
+
+    `joining`, where several processes train together, adds up what they have: see
+    training.batch_norm.
+    """
+
+    joining: Any = None
 
     def __init__(self, norm: nn.BatchNorm2d, pool: nn.MaxPool2d, relu: nn.ReLU | None = None):
         super().__init__()
@@ -130,12 +136,12 @@ class NormPool(nn.Module):
             return self.relu(pooled) if self.relu else pooled
         window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
         sides = [[side, side] if isinstance(side, int) else list(side) for side in window]
-        pooled, mean, var = TrainedNormPool.apply(
-            x, norm.weight, norm.bias, norm.eps, (self.relu is not None, *sides, pool.ceil_mode)
+        pooled, mean, var, pixels = TrainedNormPool.apply(
+            *(x, norm.weight, norm.bias),
+            (norm.eps, self.joining, (self.relu is not None, *sides, pool.ceil_mode)),
         )
         assert norm.running_mean is not None and norm.running_var is not None
         assert norm.num_batches_tracked is not None and norm.momentum is not None
-        pixels = x.numel() // x.shape[1]
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * (pixels / (pixels - 1)), norm.momentum)
         norm.num_batches_tracked += 1
@@ -143,8 +149,8 @@ class NormPool(nn.Module):
 
 
 class TrainedNormPool(torch.autograd.Function):
-    """Max pooling of a normalised batch (B, C, H, W) in channels_last, and its mean and biased
-    variance (C,).
+    """Max pooling of a normalised batch (B, C, H, W) in channels_last, and its mean, biased
+    variance (C,) and number of pixels.
 
     Maps may be in bf16. What is summed, and what is computed of a value before it is rounded, is in
     float32 as in torch's own batch normalisation, whose kernels do it.
@@ -152,10 +158,13 @@ class TrainedNormPool(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, options: tuple
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        rectifies, *window = options
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, options: tuple[float, Any, tuple]
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        eps, joining, (rectifies, *window) = options
         mean, var = mean_and_var(x)
+        pixels = x.numel() // x.shape[1]
+        if joining:
+            mean, var, pixels = joining.statistics(mean, var, pixels)
         inverse_std = (var + eps).rsqrt()
         if (weight < 0).any():  # where the largest output comes from the smallest input
             sign = torch.where(weight < 0, -1, 1).to(x.dtype).view(1, -1, 1, 1)
@@ -166,11 +175,11 @@ class TrainedNormPool(torch.autograd.Function):
         pooled = affine(chosen, mean, weight * inverse_std, bias)
         if rectifies:
             pooled.relu_()
-        ctx.window = window
+        ctx.window, ctx.pixels, ctx.joining = window, pixels, joining
         ctx.mark_non_differentiable(mean, var)
         shown = pooled if rectifies else None
         ctx.save_for_backward(x, chosen, indices, mean, inverse_std, weight, shown)
-        return pooled, mean, var
+        return pooled, mean, var, pixels
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -181,21 +190,22 @@ class TrainedNormPool(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         if shown is not None:
             grad = torch.ops.aten.threshold_backward(grad, shown, 0)
-        grad_weight, grad_bias = gradient_sums(grad, chosen, mean, inverse_std)
-        slope, pixels = weight * inverse_std, x.numel() // x.shape[1]
-        zeros = torch.zeros_like(mean)
+        grad_weight, grad_bias = of_all = gradient_sums(grad, chosen, mean, inverse_std)
+        if ctx.joining:
+            of_all = ctx.joining.sums(grad_weight, grad_bias)
+        slope, zeros = weight * inverse_std, torch.zeros_like(mean)
         grad_x = torch.ops.aten.max_pool2d_with_indices_backward(
             affine(grad, zeros, slope, zeros), x, *ctx.window, indices
         )
-        by_x = -slope * inverse_std * grad_weight / pixels
-        constant = -slope * grad_bias / pixels
+        by_x = -slope * inverse_std * of_all[0] / ctx.pixels
+        constant = -slope * of_all[1] / ctx.pixels
         if x.dtype == mean.dtype:  # in place, without a map in between
             maps, by_x, constant = side_by_side(x, by_x, constant - by_x * mean)
             rows = side_by_side(grad_x, mean)[0].permute(0, 2, 3, 1)
             rows.addcmul_(maps.permute(0, 2, 3, 1), by_x).add_(constant)
         else:
             grad_x.add_(affine(x, mean, by_x, constant))
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None
 
 
 def side_by_side(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:

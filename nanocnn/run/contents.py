@@ -121,6 +121,8 @@ class Facts(Contents):
     started: str
     resumed: list[Resumed] = Field(default_factory=list)
     threads: Annotated[int, Field(ge=1)] | None = None
+    processes: Annotated[int, Field(ge=1)] | None = None
+    torchrun_id: str | None = None
     seconds: dict[str, Seconds]
     remarks: list[str] = Field(default_factory=list)
 

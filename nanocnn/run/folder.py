@@ -133,6 +133,12 @@ def read_facts(run_dir: Path) -> dict[str, Any]:
         return {}
 
 
+def is_of_launch(run_dir: Path, run_id: str) -> bool:
+    """Whether torchrun began the run there under this id, and it is not finished."""
+    facts = read_facts(run_dir)
+    return facts.get("torchrun_id") == run_id and facts["exit_reason"] != "finished"
+
+
 def identity_of(folder: Path) -> tuple[int, int] | None:
     """What tells a folder from another of the same name, None where there is none."""
     try:

@@ -32,6 +32,13 @@ class Place(NamedTuple):
     is_begun: bool = False
 
 
+class Asked(NamedTuple):
+    """Which run the command line asks for: a new folder, a run to go on with, or "auto"."""
+
+    run_dir: Path | None
+    resume: str | None
+
+
 def resume_run(run_dir: Path, config: Config, networks: Networks) -> Place:
     """The run in `run_dir`, to go on with under `config`.
 

@@ -12,23 +12,16 @@ from nanocnn.images.stream import StreamError
 from nanocnn.images.training_data import TrainingData
 from nanocnn.run.checkpoint import save_checkpoint
 from nanocnn.run.ending import announce_end, interrupted, lower_rate, remarks_on, until_stopped
-from nanocnn.run.folder import locked, rewrite_config
-from nanocnn.run.origin import keep_data
 from nanocnn.run.pictures import Pictures
 from nanocnn.run.progress import Due, Progress
 from nanocnn.run.record import Record
 from nanocnn.run.resume import Place
 from nanocnn.run.rows import epoch_line
-from nanocnn.run.start import (
-    announce,
-    announce_place,
-    facts_of,
-    prepare_folder,
-    warn_of_changes,
-)
+from nanocnn.run.start import announce, facts_of, warn_of_changes
 from nanocnn.run.state import go_on, state_of
+from nanocnn.run.together import Told, written
 from nanocnn.system.errors import NonFiniteError
-from nanocnn.system.signals import Stopped, StopRequest, handled
+from nanocnn.system.signals import Stopped, handled
 from nanocnn.system.startup import Laps
 from nanocnn.training.learner import Learner, StepResult
 
@@ -57,7 +50,8 @@ class Run:
         self._config = learner.computing.recorded_in(config)
         self._data, self._learner = data, learner
         self._place, self._laps = place or Place(), laps or Laps()
-        self._request = StopRequest()
+        self._processes = learner.computing.processes
+        self._request = self._processes.stop_request()
         self._progress = Progress()
         self._validation: Evaluation | None = None  # the last
         self._saved: tuple[int, int, bool] | None = None  # the place in the run that last.pt holds
@@ -85,41 +79,42 @@ class Run:
         that asks to stop, once there is a checkpoint to go on from or the run is finished.
         """
         config, place, progress = self._config, self._place, self._progress
-        facts = facts_of(config, self._data, self._learner.computing, self._laps, place)
-        announce(config, self._data, self._learner.model)
+        data, learner = self._data, self._learner
+        facts = facts_of(config, data, learner.computing, self._laps, place)
+        if self._processes.share.rank == 0:
+            announce(config, data, learner.model)
         if place.run_dir and place.checkpoint:
             warn_of_changes(place.run_dir, facts)
-        steps = config.train.epochs * self._data.steps_per_epoch
+        steps = config.train.epochs * data.steps_per_epoch
         self._laps("build")
         with (
             handled(self._request),  # from before the folder is there, so that none is left bare
-            locked(prepare_folder(place, config, self._learner.model)) as folder,
-            Record(folder, config.log.every, self._data.steps_per_epoch, facts, progress) as record,
+            written(place, config, data, learner, facts, progress) as (folder, record),
             tqdm(total=steps, initial=progress.step, unit="step", disable=None, leave=False) as bar,
         ):
             self.folder, self._record, self._bar = folder, record, bar
-            announce_place(folder, facts)
-            if place.checkpoint:
-                print(f"resuming after step {progress.step:,} of {steps:,}")
-            if place.is_begun:
-                rewrite_config(config, folder)
-            keep_data(folder, config, self._data, is_new=not place.checkpoint)
-            self._due = Due(config.train.checkpoint_every)
-            self._pictures = Pictures(record.curves, config, self._data, self._learner)
+            self._due = Due(config.train.checkpoint_every, self._processes.told)
+            self._pictures = Pictures(record.curves, config, data, learner)
             try:
                 yield
                 self._save_rest()
-                said = remarks_on(folder, self._data, self._learner, self._validation)
-                record.facts["remarks"] = said
+                record.facts["remarks"] = said = self._processes.led(
+                    "remarks", lambda: remarks_on(folder, data, learner, self._validation)
+                )
             except NonFiniteError as error:
                 raise NonFiniteError(f"{error}; {lower_rate(config, folder)}") from None
             except (Stopped, StreamError) as end:
                 self._laps("training")
+                if isinstance(end, StreamError) and self._processes.share.size > 1:
+                    raise  # the others are elsewhere in the run: there is no step to save
                 self._save_rest()
                 raise interrupted(end, folder) from None
         announce_end(progress, self._data.val is not None, said)
-        if self._request.number:  # too late for this run, but more may have been to follow
-            raise Stopped(self._request.number, "the run is finished", code=0)
+        try:
+            self._processes.agree()
+            self._request.check()
+        except Stopped as late:  # for this run, but more may have been to follow
+            raise Stopped(late.number, "the run is finished", code=0) from None
 
     def epochs(self) -> Iterator[int]:
         """The epochs to train, from 0 with train.fit_head, else from 1, until the end of the run or
@@ -150,7 +145,7 @@ class Run:
             self._laps("training")
         elif self._due(progress.step):
             self._laps("training")
-            self._save("last.pt")
+            self._save()
 
     def after_epoch(self, validation: Evaluation | None, fitted: StepResult | None = None) -> None:
         """Record an epoch and its validation, and save best.pt and last.pt where that is due.
@@ -159,31 +154,41 @@ class Run:
         """
         self._laps("validation")
         self._validation = validation
+        told = self._processes.led("an epoch's end", lambda: self._end_epoch(validation, fitted))
+        vars(self._progress).update(told.progress)
+        self._saved = told.saved
+        if self._progress.epoch < self._config.train.epochs:
+            self._processes.agree()
+            self._request.check()
+
+    def _end_epoch(self, validation: Evaluation | None, fitted: StepResult | None) -> Told:
         if fitted:
             self._record.end_interval(fitted)
-        row = self._record.end_epoch(validation)
         epochs = self._config.train.epochs
-        self._bar.write(epoch_line(row, epochs))
+        self._bar.write(epoch_line(self._record.end_epoch(validation), epochs))
         # best.pt before last.pt, which says that it is there
         progress = self._progress
         end = progress.end_head if fitted else progress.end_epoch
         names = ["best.pt"] if end(validation) else []
-        if self._due(self._progress.step, epoch_is_over=True):
+        if self._due(progress.step, epoch_is_over=True):
             names.append("last.pt")
         if names:
-            self._save(*names)
+            self._write(*names)
         is_last = progress.epoch >= epochs or progress.is_out_of(self._config.train.patience)
         self._pictures.draw(progress, validation, is_last)
         self._laps("pictures")
-        if progress.epoch < epochs:
-            self._request.check()
+        return Told.of(progress, self._saved)
 
     def _save_rest(self) -> None:
         """Save last.pt if it is not as far as training is."""
         if self._saved != self._progress.place:
-            self._save("last.pt")
+            self._save()
 
-    def _save(self, *names: str) -> None:
+    def _save(self) -> None:
+        self._processes.led("a checkpoint", lambda: self._write("last.pt"))
+        self._saved = self._progress.place
+
+    def _write(self, *names: str) -> None:
         progress = self._progress
         progress.partial = self._record.partial() if self.done_in_epoch > 0 else None
         checkpoint = state_of(self._config, self._data, self._learner, progress)

@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from nanocnn.networks.table import size_text, summary
 from nanocnn.run.folder import create_run_dir, read_facts
 from nanocnn.run.resume import Place
 from nanocnn.system.errors import UserError
+from nanocnn.system.launch import Launch
 from nanocnn.system.output import in_shell
 from nanocnn.system.signals import Stopped, cleaned_up
 from nanocnn.system.startup import Laps
@@ -89,8 +91,8 @@ def warn_of_changes(folder: Path, facts: dict[str, Any]) -> None:
     versions = before.get("versions")
     before["torch"] = versions.get("torch") if isinstance(versions, dict) else None
     now = facts | {"torch": facts["versions"]["torch"]}
-    for key in ("device", "precision", "memory_format", "torch"):
-        if isinstance(before.get(key), str) and before[key] != now[key]:
+    for key in ("device", "precision", "memory_format", "torch", "processes"):
+        if isinstance(before.get(key), str | int) and before[key] != now[key]:
             print(
                 f"warning: {name}: {key} was {before[key]!r} before and is {now[key]!r} now, "
                 "which rounds otherwise",
@@ -126,7 +128,8 @@ def facts_of(
             {"at": now, "step": earlier.get("step"), "after": earlier.get("exit_reason")},
         ]
         laps.add(earlier.get("seconds", {}))
-    device, precision, memory_format, _ = computing
+    device, precision, memory_format, processes, _ = computing
+    launch = Launch.of_environment()
     return {
         "started": started,
         "resumed": resumed,
@@ -140,6 +143,9 @@ def facts_of(
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "processes": processes.share.size,
+        "hosts": [*dict.fromkeys(processes.hosts)] or [socket.gethostname()],
+        "torchrun_id": launch.run_id if launch else None,
         "precision": str(precision).removeprefix("torch."),
         "memory_format": str(memory_format).removeprefix("torch."),
         "data_root": config.data.own_folder,

@@ -11,11 +11,17 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
+from nanocnn.system.launch import is_follower
+
 # Control characters but for a tab and the end of a line, line separators, what turns the direction
 # of writing round, and surrogates, which stand for bytes that are no UTF-8.
 UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+
+# how the lines begin that each of several processes may write; the first one alone writes others
+SAID_BY_ALL = ("error:", "waiting for")
 
 
 def printable(text: str) -> str:
@@ -84,6 +90,22 @@ class Output:
         return getattr(self.stream, name)
 
 
+class Errors(Output):
+    """Standard error of a process whose output another one gives: errors alone, line by line."""
+
+    def __init__(self, stream: TextIO):
+        super().__init__(stream, has_bars=False)
+        self.line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            if line.startswith(SAID_BY_ALL):
+                super().write(line)
+                super().write("\n")
+        return len(text)
+
+
 @contextmanager
 def guarded_output() -> Iterator[None]:
     """Let standard output and standard error be an `Output` each, even where they are closed."""
@@ -98,7 +120,10 @@ def guarded_output() -> Iterator[None]:
             if isinstance(stream, TextIOWrapper):
                 # a log shows each line as it comes, and no name is one that it cannot show
                 stream.reconfigure(line_buffering=True, errors="backslashreplace")
-        sys.stdout, sys.stderr = guarded = Output(out, False), Output(error, has_bars=True)
+        guarded = Output(out, False), Output(error, has_bars=True)
+        if is_follower():
+            guarded = Output(nowhere, False), Errors(error)
+        sys.stdout, sys.stderr = guarded
         try:
             yield
         finally:

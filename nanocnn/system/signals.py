@@ -8,6 +8,8 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
+from nanocnn.system.launch import is_follower
+
 # A script takes the signals before anything else, and until then they end it as they like: this
 # module imports only what takes no time, as typing does.
 TYPE_CHECKING = False
@@ -51,8 +53,9 @@ def exit_at_once(number: int, frame: FrameType | None, note: str = "") -> None:
     for clean_up in reversed(clean_ups):
         with suppress(Exception):
             clean_up()
-    with suppress(OSError):
-        os.write(2, f"stopped by {Stopped(number, note)}\n".encode(errors="backslashreplace"))
+    if not is_follower():
+        with suppress(OSError):
+            os.write(2, f"stopped by {Stopped(number, note)}\n".encode(errors="backslashreplace"))
     os._exit(128 + number)
 
 

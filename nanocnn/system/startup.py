@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nanocnn.system.errors import UserError
+from nanocnn.system.launch import Launch
 
 # of malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -34,12 +35,18 @@ def quick_imports() -> Iterator[None]:
 def prepare_process(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
     """No more threads than a container may use, and memory that stays with the process.
 
+    torchrun gives each of several processes on a machine one thread, unless told otherwise by
+    OMP_NUM_THREADS: here they share the processors.
+
     PyTorch counts the processors that the process may run on, but not how much of their time. glibc
     gives large blocks back to the system at once, so that each step has its maps cleared and mapped
     anew, page by page: a quarter of its time.
     """
     import torch
 
+    launch = Launch.of_environment()
+    if launch and launch.local_size > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(max(1, cores() // launch.local_size))
     if cpu_max.exists():
         quota, _, period = cpu_max.read_text().partition(" ")
         if quota != "max":
@@ -47,6 +54,12 @@ def prepare_process(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 # variables with the number of processes that were started together, and what sets them
@@ -98,11 +111,14 @@ def check_memory_limits() -> None:
     raise UserError(f"ulimit {found}: too little memory for PyTorch to start; {instead}")
 
 
-def refuse_several_processes() -> None:
-    """Raises UserError where this process is one of several that were started together.
+def several_processes() -> bool:
+    """Whether this process is one of several that torchrun has started.
 
+    Raises UserError for those that were started together otherwise, and know nothing of each other.
     SLURM_NTASKS does not tell: a batch script has it too, which is a single process.
     """
+    if launch := Launch.of_environment():
+        return launch.size > 1
     for name, launcher in SIZES.items():
         value = os.environ.get(name, "").strip()
         if value in ("", "1"):
@@ -111,9 +127,10 @@ def refuse_several_processes() -> None:
             raise UserError(f"{name} = {value!r}: should be 1 or not set; type unset {name}")
         raise UserError(
             f"{name} = {value}: each of the processes that {launcher} has started would train the "
-            f"same run; only one is supported, started with python train.py (env -u {name} before "
-            "it where each is to train another)"
+            "same run; several are started with torchrun, one with python train.py (env -u "
+            f"{name} before it where each is to train another)"
         )
+    return False
 
 
 class Laps:

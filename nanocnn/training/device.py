@@ -8,6 +8,7 @@ from torch import nn
 
 from nanocnn.config.schema import Config
 from nanocnn.system.errors import UserError
+from nanocnn.training.processes import Group, Processes, current
 
 UNSAFE_CHANNELS = 8
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -17,6 +18,7 @@ class Computing(NamedTuple):
     device: torch.device
     precision: torch.dtype  # but for float32, autocast to it
     memory_format: torch.memory_format  # of maps (B, C, H, W) and of the weights that make them
+    processes: Processes = Processes()  # that train together
     is_auto: bool = False  # whether the precision may be another one where a network asks for it
 
     @property
@@ -73,10 +75,23 @@ def pick_computing(
 
     Raises UserError for what there is not here; `typed` is how the command takes another device.
     """
-    device = pick_device(device_name or config.device, typed)
+    device, processes = pick_device(device_name or config.device, typed), current()
+    if isinstance(processes, Group):
+        refuse_shared(device, processes.launch.local_size)
     precision = pick_precision(config.precision, device)
     memory_format = pick_memory_format(config.train.channels_last, device, precision)
-    return Computing(device, precision, memory_format, config.precision == "auto")
+    return Computing(device, precision, memory_format, processes, config.precision == "auto")
+
+
+def refuse_shared(device: torch.device, processes: int) -> None:
+    """Raises UserError where the `processes` of this machine cannot have a `device` each."""
+    if device.type == "mps":
+        raise UserError("device = mps: cannot be shared by several processes; allowed is cpu")
+    if device.type == "cuda" and processes > torch.cuda.device_count():
+        raise UserError(
+            f"device = cuda: {processes} processes of this machine have "
+            f"{torch.cuda.device_count()} GPUs; start as many as there are, or type device=cpu"
+        )
 
 
 def pick_device(name: str, typed: str = "device=") -> torch.device:

@@ -1,6 +1,5 @@
 """What learns: a network with its loss and optimizer, and one step of training."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
@@ -13,12 +12,14 @@ from torch import Tensor, nn
 from nanocnn.config.schema import Config
 from nanocnn.evaluation.evaluate import AverageFlips, Evaluation, evaluate
 from nanocnn.evaluation.unlike import Watched
+from nanocnn.images.sharing import parts_of
 from nanocnn.images.splits import DataInfo
 from nanocnn.networks.fused import fuse_pooling
 from nanocnn.networks.head import linear_head, tapped
 from nanocnn.networks.pretrained import last_layer
 from nanocnn.networks.weights import check_like, load_weights
 from nanocnn.system.errors import UserError
+from nanocnn.training.batch_norm import shared
 from nanocnn.training.device import Computing
 from nanocnn.training.head import Features, fit, logits_of
 from nanocnn.training.loss import build_loss
@@ -51,6 +52,7 @@ class Learner:
                 "convolution with a stride and fewer than 8 channels; allowed are auto and false"
             )
         self.model = computing.place(model)
+        computing.processes.copy_first([*model.state_dict().values()])
         self.loss = build_loss(config.loss, info).to(computing.device)
         self.optimizer = build_optimizer(config.optimizer, model, info.image_shape)
         if config.train.freeze_statistics:
@@ -79,21 +81,26 @@ class Learner:
             self._judged = AverageFlips(self._judged)
         if config.train.compile:
             self._trained = cast(nn.Module, torch.compile(model))
+        self._trained = shared(self._trained, config, info, computing)
         self._trained.train()
 
     def step(self, images: Tensor, labels: Tensor, lr: float) -> StepResult:
         """Train once on images (B, C, H, W) at the learning rate `lr`.
 
         Labels are (B,) int64, or shares (B, classes), of which the largest counts as correct. With
-        train.accumulate the images are worked off in that many parts, to the same gradient.
+        train.accumulate the images are worked off in that many parts, to the same gradient. Of
+        several processes each has the images of its slices, and the labels of the whole step.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
         self.optimizer.zero_grad()
         total = correct = torch.zeros((), device=images.device)
         weight = self.loss.weight(labels)
-        parts = self._parts_of(len(labels))
-        for part, truth in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+        options = self._options
+        parts = parts_of(len(labels), options.batch_size, options.accumulate)
+        slices = self.computing.processes.share.slices(len(labels), parts)
+        for part, own in zip(images.split([*map(len, slices)]), slices, strict=True):
+            truth = labels[own.start : own.stop]
             with self.computing.autocast():
                 outputs = self._trained(part)
                 logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -104,6 +111,8 @@ class Learner:
             total = total + part_total.detach()
             true = truth.argmax(1) if truth.ndim == 2 else truth
             correct = correct + (logits.detach().argmax(1) == true).sum()
+        add_up = self.computing.processes.add_up
+        total, correct = add_up(self.model.parameters(), total, correct)
         if self._options.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self._options.clip_norm)
@@ -124,8 +133,9 @@ class Learner:
         Images are taken as they are. Raises UserError where a network does not end in a linear
         layer.
         """
-        found = self.features(until_stopped(train))
-        chosen_on = self.features(until_stopped(val)) if val else None
+        joined = self.computing.processes.joined
+        found = self.features(until_stopped(train), joined)
+        chosen_on = self.features(until_stopped(val), joined) if val else None
         loss = deepcopy(self.loss).cpu()
         name, layer = self._last_layer()
         rows = layer.out_features
@@ -151,8 +161,12 @@ class Learner:
         return name, layer
 
     @torch.no_grad()
-    def features(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Features:
-        """What reaches the last layer, of images as they are.
+    def features(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        joined: Callable[[list[Any]], list[Any]] = list,
+    ) -> Features:
+        """What reaches the last layer, of images as they are; `joined` as in `evaluate`.
 
         Raises UserError where that is no linear one, or its output are no logits.
         """
@@ -163,7 +177,7 @@ class Learner:
             layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])),
             layer.register_forward_hook(lambda _, __, output: left.append(output)),
         ]
-        values, labels = [], []
+        found = []
         self.model.eval()
         try:
             for images, truth in batches:
@@ -176,23 +190,25 @@ class Learner:
                         "train.fit_head: cannot act, since the network computes something after "
                         "its last linear layer"
                     )
-                values.append(entered[0].float().cpu())
-                labels.append(truth.cpu())
+                found.append((entered[0].float().cpu(), truth.cpu()))
         finally:
             for hook in hooks:
                 hook.remove()
             self.model.train()
             self._trained.train()
-        return Features(torch.cat(values), torch.cat(labels))
+        return Features(*map(torch.cat, zip(*joined(found), strict=True)))
 
     def judge(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
         """Judge the network, or with train.ema the mean of its weights, on all `batches`."""
         mean, std = self._info.moments(self.computing.device)
-        head = self._judged_head
+        head, processes = self._judged_head, self.computing.processes
+        processes.copy_first([*self._judged.buffers()])  # statistics that each has of its own
+        joined = processes.joined if processes.share.size > 1 else None
         try:
             with tapped(head) if head else nullcontext() as taken:
                 watched = Watched(batches, mean, std, taken)
-                found = evaluate(self._judged, watched, self.loss, self.computing.precision)
+                found = evaluate(self._judged, watched, self.loss, self.computing.precision, joined)
+            watched.noted = processes.joined(watched.noted)
             return found._replace(traits=watched.traits)
         finally:
             self._trained.train()
@@ -230,12 +246,6 @@ class Learner:
         steps = int(self._ema.n_averaged)  # on the CPU: nothing waits for the device
         kept = min(self._options.ema, (1 + steps) / (10 + steps))
         get_ema_multi_avg_fn(kept)(means, values, averaged)
-
-    def _parts_of(self, images: int) -> int:
-        """In how many parts so many images are worked off; no single one is left over."""
-        leftover = 1 if self._options.batch_size > 1 else 0
-        full = math.ceil((images - leftover) / self._options.batch_size)
-        return max(1, min(self._options.accumulate, full))
 
 
 def refuse_single_image(model: nn.Module, config: Config, info: DataInfo) -> None:

@@ -88,7 +88,9 @@ class ImageLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | float]:
         """(sum, weight) of logits (B, classes) and labels, (B,) int64 or shares (B, classes)."""
-        losses = self.losses(logits.float(), labels)
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        losses = self.losses(logits, labels)
         if self.class_weights is None:
             return losses.sum(), float(len(labels))
         weights = self.weights(labels)

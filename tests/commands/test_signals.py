@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, after, heed_signals
 
-from nanocnn.run import run as run_module
+from nanocnn.run import together
 from nanocnn.run.run import Run
 from nanocnn.system import signals
 from nanocnn.system.files import Sealed
@@ -123,7 +123,7 @@ def terminate():
 
 
 def test_a_run_whose_folder_is_made_has_a_checkpoint_too(script, monkeypatch):
-    after(monkeypatch, run_module, "announce_place", 1, terminate)
+    after(monkeypatch, together, "announce_place", 1, terminate)
     stopped = script("train.py", *QUICK, "--run-dir", "run")
     assert stopped.code == 143 and Path("run/last.pt").exists()
     assert script("train.py", "--resume", "run").code == 0

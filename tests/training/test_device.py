@@ -1,5 +1,6 @@
 """Threads, memory and layouts that a run computes with."""
 
+import os
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ from conftest import PROJECT
 from torch import nn
 
 from nanocnn.images.randomness import seed_torch
+from nanocnn.system.errors import UserError
 from nanocnn.system.startup import prepare_process
-from nanocnn.training.device import Computing, pick_memory_format
+from nanocnn.training.device import Computing, pick_memory_format, refuse_shared
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 
@@ -60,7 +62,7 @@ def test_a_layout_in_which_torch_corrupts_memory_is_not_taken(layer, device, is_
     ],
 )
 def test_auto_takes_no_bf16_for_depthwise_convolutions(layer, device, is_auto, expected):
-    computing = Computing(device, torch.bfloat16, torch.channels_last, is_auto)
+    computing = Computing(device, torch.bfloat16, torch.channels_last, is_auto=is_auto)
     assert computing.suited_to(nn.Sequential(nn.ReLU(), layer)).precision == expected
 
 
@@ -119,3 +121,33 @@ def test_a_seed_gives_the_random_numbers_of_torch():
     expected = torch.rand(3)
     seed_torch(5, CPU)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_each_process_of_a_machine_needs_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    refuse_shared(torch.device("cuda"), 2)
+    refuse_shared(torch.device("cpu"), 3)
+    with pytest.raises(UserError, match="3 processes of this machine have 2 GPUs"):
+        refuse_shared(torch.device("cuda"), 3)
+    with pytest.raises(UserError, match="device = mps"):
+        refuse_shared(torch.device("mps"), 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "expected"), [("1", 2, 3), ("1", 4, 1), ("2", 2, 2), ("1", 1, 1)]
+)
+def test_processes_of_a_machine_share_its_processors(asked, processes, expected):
+    """torchrun sets OMP_NUM_THREADS=1 where nothing is said; more is a wish."""
+    code = (
+        "from pathlib import Path; import nanocnn.system.startup as startup, torch\n"
+        "startup.cores = lambda: 6\n"
+        "startup.prepare_process(Path('none'))\n"
+        "print(torch.get_num_threads())"
+    )
+    numbers = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}
+    numbers |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": asked}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, env=os.environ | numbers, cwd=PROJECT,
+    )  # fmt: skip
+    assert int(done.stdout) == expected

@@ -149,6 +149,7 @@ TABLE = {
     "train.overfit_batches": ["1"],
     "train.channels_last": ["true", "model={name: convnet, channels: [[4]], norm: none}"],
     "train.compile": None,  # takes minutes; its steps are those of the network that is compiled
+    "train.sync_batch_norm": None,  # acts in several processes: tests/training/test_processes.py
     "log.every": ["3"],
     "log.pictures": ["each"],
 }
