@@ -94,9 +94,7 @@ class JoinedBatchNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         mean, var = mean_and_var(x)
         mean, var, pixels = join.statistics(mean, var, x.numel() // x.shape[1])
-        y = x.clone()
-        if x.numel():
-            y = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+        y = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps) if x.numel() else x.clone()
         ctx.eps, ctx.join, ctx.pixels = eps, join, pixels
         ctx.save_for_backward(x, weight, mean, var)
         ctx.mark_non_differentiable(mean, var)
@@ -117,7 +115,8 @@ class JoinedBatchNorm(torch.autograd.Function):
         by_x = -slope * inverse_std * grad_weight / ctx.pixels
         constant = -slope * grad_bias / ctx.pixels - by_x * mean
         shape = [1, -1] + [1] * (x.ndim - 2)
-        grad_x = grad_x.addcmul(x, by_x.view(shape).to(x)).add_(constant.view(shape).to(x))
+        wide = grad_x.to(mean.dtype)  # which a mixed precision would round too soon
+        grad_x = wide.addcmul(x.to(wide), by_x.view(shape)).add_(constant.view(shape)).to(x.dtype)
         if weight is None:
             return grad_x, None, None, None, None
         return grad_x, own_weight, own_bias, None, None
