@@ -95,7 +95,6 @@ def train(
                 lr = schedule.lr_at(step, run.val_losses)
                 result = learner.step(images, labels, lr)
                 run.after_step(step, lr, result)
-
             validation = learner.judge(some(data.val)) if data.val else None
             run.after_epoch(validation, fitted)
     assert run.folder is not None

@@ -47,10 +47,9 @@ class Run:
         place: Place | None = None,
         laps: Laps | None = None,
     ):
-        self._config = learner.computing.recorded_in(config)
-        self._data, self._learner = data, learner
+        self._config, self._data = learner.computing.recorded_in(config), data
+        self._learner, self._processes = learner, learner.computing.processes
         self._place, self._laps = place or Place(), laps or Laps()
-        self._processes = learner.computing.processes
         self._request = self._processes.stop_request()
         self._progress = Progress()
         self._validation: Evaluation | None = None  # the last

@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 RUN = ["--config", "digits.yaml", "name=mine", *SHORT]
-RUN += ["train.checkpoint_every=2", "log.pictures=never"]
+RUN += ["train.checkpoint_every=2", "log.pictures=never", "precision=fp32"]
 
 
 def two_processors():
