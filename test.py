@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from nanocnn.config.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.files import check_output
-from nanocnn.system.startup import check_memory_limits, prepare_process
+from nanocnn.system.startup import check_memory_limits, leave, prepare_process
 
 if TYPE_CHECKING:
     import torch
@@ -327,4 +327,4 @@ def report_file(path: Path, split: str, kind: str = ".json") -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(sys.argv[1:])))
+    leave(exit_code(lambda: main(sys.argv[1:])))

@@ -29,6 +29,7 @@ from nanocnn.system.output import deliver, in_shell
 from nanocnn.system.startup import (
     Laps,
     check_memory_limits,
+    leave,
     prepare_process,
     quick_imports,
     several_processes,
@@ -200,4 +201,4 @@ def start(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(sys.argv[1:])))
+    leave(exit_code(lambda: main(sys.argv[1:])))

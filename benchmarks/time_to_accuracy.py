@@ -4,9 +4,10 @@ python -m benchmarks.time_to_accuracy                    # ten seeds, and the pl
 python -m benchmarks.time_to_accuracy --config mnist.yaml --seeds 3 --plain 0
 
 `seconds` is the time from the launch of `python train.py` until last.pt is on disk, `to_exit` until
-the process has ended. The phases are those of run.json; what is before the first of them and
-between them is `other`. The plain loop (benchmarks/plain.py) is timed from its launch until it says
-that an epoch ended at 99 % of the test images.
+the process has ended; `of_import` is that divided by what a process takes that imports torch and
+does nothing, launched in turn. The phases are those of run.json; what is before the first of them
+and between them is `other`. The plain loop (benchmarks/plain.py) is timed from its launch until it
+says that an epoch ended at 99 % of the test images.
 """
 
 import argparse
@@ -24,6 +25,14 @@ from nanocnn.evaluation.metrics import mean_of_seeds
 from nanocnn.system.errors import exit_code
 
 PROJECT = Path(__file__).parent.parent
+BARE = "import gc, os; gc.disable(); import torch; os._exit(0)"
+
+
+def bare_import() -> float:
+    """Seconds of a process that imports torch alone, as fast as that can be."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", BARE], check=True)
+    return time.perf_counter() - start
 
 
 def run(config: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -40,6 +49,7 @@ def run(config: str, seed: int, folder: Path) -> dict[str, Any]:
     launched, start = time.time(), time.perf_counter()
     subprocess.run([*command, f"seed={seed}"], check=True, stdout=subprocess.DEVNULL)
     to_exit = time.perf_counter() - start
+    bare = bare_import()
     to_checkpoint = (run_dir / "last.pt").stat().st_mtime - launched
     phases = json.loads((run_dir / "run.json").read_text())["seconds"]
     judge = [sys.executable, str(PROJECT / "test.py"), "--ckpt", str(run_dir), "--json", "-"]
@@ -51,6 +61,8 @@ def run(config: str, seed: int, folder: Path) -> dict[str, Any]:
         **phases,
         "other": to_checkpoint - sum(phases.values()),
         "to_exit": to_exit,
+        "bare_import": bare,
+        "of_import": to_exit / bare,
     }
 
 
@@ -82,6 +94,7 @@ def main() -> None:
         rows = [run(args.config, seed, Path(folder)) for seed in range(args.seeds)]
     seconds = statistics.median(row["seconds"] for row in rows)
     facts: dict[str, Any] = {"config": args.config, "median_seconds": seconds}
+    facts["median_of_import"] = statistics.median(row["of_import"] for row in rows)
     facts["accuracy"] = str(mean_of_seeds([row["accuracy"] for row in rows]))
     if args.plain:
         times, epochs = zip(*[plain(seed) for seed in range(args.plain)], strict=True)

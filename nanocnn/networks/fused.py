@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LARGE = 2**20  # values in a map: with fewer the calls cost more than the passes saved
+LARGE = 2**18  # values in a map: with fewer the calls cost more than the passes saved
 # what a `forward` raises that misses a layer where it was
 BREAKS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 RISING = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)  # a larger input never has a smaller output
@@ -217,7 +217,7 @@ def side_by_side(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     repeats = 16 // math.gcd(16, channels)
     repeats = repeats if pixels % repeats == 0 else 1
     maps = x.permute(0, 2, 3, 1).reshape(1, pixels // repeats, 1, repeats * channels)
-    beside = torch.stack(values).repeat(1, repeats)
+    beside = torch.stack(values)[:, None].expand(-1, repeats, -1).flatten(1).contiguous()
     return maps.permute(0, 3, 1, 2), *beside
 
 
