@@ -161,10 +161,12 @@ def start(args: Namespace) -> None:
 
     from nanocnn.config.load import config_of, find_config, read_draft
     from nanocnn.config.schema import to_yaml
+    from nanocnn.images.ahead import read_ahead
 
     own = config_of(Path(args.resume)) if going_on else "digits.yaml"
     draft = read_draft(args.config or own, args.overrides)  # most mistakes end here, before torch
     check_memory_limits()
+    read_ahead(draft.data)
     with quick_imports():
         from model import MODELS
         from nanocnn.networks.build import catalogue

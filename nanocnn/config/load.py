@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, create_model
 
 from nanocnn.config.complaints import describe, shown
 from nanocnn.config.hints import newest_run, run_folder_of, seeds_again
-from nanocnn.config.schema import Config, Network, is_named
+from nanocnn.config.schema import Config, Data, Network, is_named
 from nanocnn.config.strict_yaml import parse_yaml, read_yaml
 from nanocnn.system.errors import UserError, did_you_mean
 from nanocnn.system.output import in_shell
@@ -52,6 +52,10 @@ class Draft:
 
     values: dict[str, Any]
     place: Written
+
+    @property
+    def data(self) -> Data:
+        return Config.model_validate(self.values).data
 
     def check(self, networks: KnownNetworks) -> Config:
         """The config. Raises UserError for whatever in it cannot be."""

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from nanocnn.images.ahead import opened
 from nanocnn.system.errors import UserError
 
 MOST = 1_000_000  # items in a file; the largest published one, EMNIST's, has 814,255
@@ -26,7 +27,7 @@ def read_idx(path: Path, item_shape: tuple[int, ...]) -> Tensor:
     holds.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with opened(path) if path.suffix == ".gz" else path.open("rb") as file:
             return parse_idx(file, str(path), item_shape)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged: {error}") from None
