@@ -39,11 +39,12 @@ def leave(code: int) -> NoReturn:
     """End the process with `code`, and leave what it is made of to the system.
 
     To take it apart takes Python a third of a second once torch is imported. What was asked to be
-    done at the end is done; where other threads are at work Python ends as it always does.
+    done at the end is done. Python ends as it always does where other threads are at work, and
+    where the script that calls this was itself called, as by a profiler or a debugger.
     """
-    if any(
-        not each.daemon for each in threading.enumerate() if each is not threading.main_thread()
-    ):
+    main = threading.main_thread()
+    works = any(not each.daemon for each in threading.enumerate() if each is not main)
+    if works or sys._getframe(1).f_back is not None:
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

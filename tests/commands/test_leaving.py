@@ -30,6 +30,14 @@ def test_what_was_asked_for_is_done_and_nothing_is_lost(code):
     assert done.stdout == "no line" + "finalized\n"
 
 
+def test_a_profile_of_a_script_is_not_lost(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from nanocnn.system.startup import leave\nleave(3)")
+    command = [sys.executable, "-m", "cProfile", str(script)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "function calls" in done.stdout, done.stderr
+
+
 def test_a_thread_at_work_is_waited_for():
     text = f"{CODE}{THREAD}\nleave(2)"
     done = subprocess.run([sys.executable, "-c", text], check=False, capture_output=True, text=True)
