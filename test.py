@@ -26,7 +26,12 @@ from typing import TYPE_CHECKING, Any
 from nanocnn.config.command_line import script_parser
 from nanocnn.system.errors import UserError, exit_code
 from nanocnn.system.files import check_output
-from nanocnn.system.startup import check_memory_limits, leave, prepare_process
+from nanocnn.system.startup import (
+    check_memory_limits,
+    leave,
+    prepare_process,
+    refuse_several_processes,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -265,6 +270,7 @@ def judge_all(
 
 def main(arguments: Sequence[str]) -> None:
     args = parse(arguments)
+    refuse_several_processes("test.py")
     check_memory_limits()
     from nanocnn.evaluation.metrics import mean_of_seeds
     from nanocnn.evaluation.tables import print_report, print_unreadable

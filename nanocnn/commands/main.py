@@ -7,6 +7,7 @@ from importlib import import_module
 from nanocnn.system.errors import UserError, did_you_mean, exit_code
 from nanocnn.system.output import deliver
 from nanocnn.system.signals import exit_on_signal
+from nanocnn.system.startup import refuse_several_processes
 
 VERBS = {  # verb -> what it does; its module has the same name
     "cache": "show the decoded images that runs have kept, or remove them",
@@ -51,6 +52,7 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"nanocnn {verb}: no verb but a script of a clone; type python {verb}.py")
     if verb not in VERBS:
         raise UserError(f"nanocnn {verb}: no such verb{did_you_mean(verb, VERBS)}")
+    refuse_several_processes(f"nanocnn {verb}")
     import_module(f"nanocnn.commands.{verb.replace('-', '_')}").main(rest)
 
 

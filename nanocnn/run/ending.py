@@ -80,12 +80,13 @@ def announce_end(progress: Progress, is_validated: bool, said: list[str]) -> Non
         print(f"remark: {remark}")
 
 
-def interrupted(end: BaseException, folder: Path) -> BaseException:
-    """What to raise for a run that breaks off with a checkpoint, by a signal or its images."""
+def interrupted(end: BaseException, folder: Path, is_saved: bool) -> BaseException:
+    """What to raise for a run that breaks off, by a signal or its images."""
     note = f"python train.py --resume {in_shell(folder)} goes on"
     if isinstance(end, Stopped):
         return Stopped(end.number, note)
-    return UserError(f"{end}; nothing is lost: {note}")
+    kept = "nothing" if is_saved else "nothing before its last checkpoint"
+    return UserError(f"{end}; {kept} is lost: {note}")
 
 
 def lower_rate(config: Config, run_dir: Path) -> str:

@@ -104,10 +104,9 @@ class Run:
                 raise NonFiniteError(f"{error}; {lower_rate(config, folder)}") from None
             except (Stopped, StreamError) as end:
                 self._laps("training")
-                if isinstance(end, StreamError) and self._processes.share.size > 1:
-                    raise  # the others are elsewhere in the run: there is no step to save
-                self._save_rest()
-                raise interrupted(end, folder) from None
+                if isinstance(end, Stopped) or self._processes.share.size == 1:
+                    self._save_rest()  # else the others are elsewhere, and there is no step to save
+                raise interrupted(end, folder, self._saved == progress.place) from None
         announce_end(progress, self._data.val is not None, said)
         try:
             self._processes.agree()

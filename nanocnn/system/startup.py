@@ -155,6 +155,16 @@ def several_processes() -> bool:
     return False
 
 
+def refuse_several_processes(command: str) -> None:
+    """Raises UserError where torchrun has started several of a `command` that one process does."""
+    launch = Launch.of_environment()
+    if launch and launch.size > 1:
+        raise UserError(
+            f"{command}: one process does this, torchrun has started {launch.size}; only train.py "
+            "shares its work among several"
+        )
+
+
 class Laps:
     """Seconds by phase: each call books the time since the last on the phase that it names."""
 

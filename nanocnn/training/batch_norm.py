@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nanocnn.config.schema import Config, Train
 from nanocnn.images.sharing import Share, parts_of
 from nanocnn.images.splits import DataInfo
+from nanocnn.networks import fused
 from nanocnn.networks.fused import NormPool
 from nanocnn.system.errors import UserError
 from nanocnn.training.device import Computing
@@ -127,6 +128,8 @@ def mean_and_var(x: Tensor) -> tuple[Tensor, Tensor]:
     wide = x if x.dtype == torch.float64 else x.float()
     if not x.numel():
         return wide.new_zeros(x.shape[1]), wide.new_zeros(x.shape[1])
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return fused.mean_and_var(x)  # to the bit as NormPool has them
     mean, var = torch.batch_norm_update_stats(wide, None, None, 0.0)
     return mean, var
 
@@ -198,7 +201,43 @@ def shared(model: nn.Module, config: Config, info: DataInfo, computing: Computin
         refuse_no_image(model, info, computing)
     if not learns_statistics(model) or not is_synchronised:
         return model
-    return synchronised(model, processes, computing.device)
+    found = synchronised(model, processes, computing.device)
+    refuse_others(model, found, torch.zeros(2, *info.image_shape, device=computing.device))
+    return found
+
+
+def refuse_others(model: nn.Module, synced: nn.Module, images: Tensor) -> None:
+    """Raises UserError where a batch normalisation computes more than torch's own, or `synced`
+    still takes one of `model`, as where a list or a method of the network's own holds it.
+    """
+    names = {
+        layer: name
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and "train" not in vars(layer)
+    }
+    known = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    wrong = [(layer, "computes") for layer in names if type(layer).forward not in known]
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda layer, _: wrong.append((layer, "is reached")) if layer in names else None
+        )
+        for layer in names
+    ]
+    training = synced.training
+    try:
+        with torch.no_grad():  # in evaluation nothing is exchanged, and no statistic moves
+            synced.eval()(images)
+    finally:
+        synced.train(training)
+        for handle in handles:
+            handle.remove()
+    if wrong:
+        layer, what = wrong[0]
+        raise UserError(
+            f"train.sync_batch_norm: {names[layer]} = {type(layer).__name__} {what} in a way of "
+            "its own, which cannot be synchronised; allowed is false, where each process has "
+            "statistics of its own, or nn.BatchNorm2d within nn.Sequential or as an attribute"
+        )
 
 
 def smallest_slice(options: Train, images: int, size: int) -> int:

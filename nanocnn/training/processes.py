@@ -199,10 +199,12 @@ class Group(Processes):
                 if now - looked > BEAT:
                     looked, seen = now, self.store.add(f"beat/{rank}", 0)
                     alive, beat = (now, seen) if seen != beat else (alive, beat)
-                if now - alive > TIMEOUT:
+                # torchrun has stopped all after one of them: it waits for half a minute at most
+                limit = TIMEOUT if self.request.number is None else 5 * BEAT
+                if now - alive > limit:
                     self.wake(rank)
                     raise LostError(
-                        f"{self.name(rank)} has given no sign of life for {TIMEOUT:g} seconds "
+                        f"{self.name(rank)} has given no sign of life for {limit:g} seconds "
                         f"({what}); {GO_ON}"
                     )
                 if now - began > LONG and not said:

@@ -21,9 +21,10 @@ from nanocnn.networks import fused
 from nanocnn.networks.fused import NormPool
 from nanocnn.system.errors import NonFiniteError, UserError
 from nanocnn.training import processes as room
+from nanocnn.training.batch_norm import refuse_others, synchronised
 from nanocnn.training.device import Computing
 from nanocnn.training.learner import Learner
-from nanocnn.training.processes import Processes
+from nanocnn.training.processes import Group, Processes
 
 STEPS, BATCH = 50, 32
 COUNT = 3 * BATCH + 2  # the last step of an epoch has two images, so that one of three has none
@@ -353,3 +354,47 @@ def unused(processes):
 
 def test_the_config_has_a_key_for_it():
     assert load_config("digits.yaml").train.sync_batch_norm == "auto"
+
+
+class Scaled(nn.BatchNorm2d):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+class Listed(nn.Module):
+    """Reaches its layers by a list that is no ModuleList."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4, 2)
+        self.steps = [self.first]
+
+    def forward(self, images):
+        for step in self.steps:
+            images = step(images)
+        return self.head(images.mean((2, 3)))
+
+
+def usual(norm):
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+
+
+@pytest.mark.parametrize(
+    "model, said",
+    [
+        (usual(Scaled(4)), "1 = Scaled computes in a way of its own"),
+        (Listed(), "first.1 = BatchNorm2d is reached in a way of its own"),
+        (usual(nn.BatchNorm2d(4)), None),
+    ],
+)
+def test_a_normalisation_that_cannot_be_synchronised_is_refused(model, said):
+    synced = synchronised(model, Group.__new__(Group), torch.device("cpu")).train()
+    if said is None:
+        refuse_others(model, synced, torch.zeros(2, 1, 8, 8))
+    else:
+        with pytest.raises(UserError, match=said):
+            refuse_others(model, synced, torch.zeros(2, 1, 8, 8))
+    assert synced.training and not any(layer._forward_pre_hooks for layer in model.modules())
