@@ -1,6 +1,7 @@
 """Published files that are unpacked in a thread while torch is imported, which takes longer."""
 
 import gzip
+import struct
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
@@ -10,7 +11,8 @@ from typing import BinaryIO
 from nanocnn.config.schema import Data
 
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-MOST = 1 << 26  # bytes unpacked; a file that has more is read in its turn
+MOST = 100_000  # images; a file that has more is read in its turn
+HEADER = struct.Struct(">4I")
 GZIP = 31  # as zlib calls that format
 
 _begun: dict[Path, Future[bytes]] = {}
@@ -27,12 +29,21 @@ def read_ahead(data: Data) -> None:
 
 
 def unpacked(path: Path) -> bytes:
-    """Raises ValueError for what is not one whole stream of at most MOST bytes."""
-    unpacker = zlib.decompressobj(GZIP)  # in one call, without Python's lock
-    content = unpacker.decompress(path.read_bytes(), MOST)
+    """Raises ValueError for what is not one stream of just what its header promises, or of more
+    than MOST images.
+    """
+    unpacker = zlib.decompressobj(GZIP)
+    header = unpacker.decompress(path.read_bytes(), HEADER.size)
+    if len(header) < HEADER.size:
+        raise ValueError(f"{path}: cut off")
+    _, count, height, width = HEADER.unpack(header)
+    if count > MOST or (height, width) != (28, 28):
+        raise ValueError(f"{path}: other images, or more")
+    # in one call, without Python's lock
+    content = unpacker.decompress(unpacker.unconsumed_tail, count * height * width + 1)
     if not unpacker.eof or unpacker.unused_data:
-        raise ValueError(f"{path}: larger, cut off, or with something behind it")
-    return content
+        raise ValueError(f"{path}: more than it promises, cut off, or with something behind it")
+    return header + content
 
 
 def opened(path: Path) -> BinaryIO | gzip.GzipFile:

@@ -66,7 +66,7 @@ def test_a_damaged_file_is_told_as_without(data, change):
 
 
 def test_one_that_unpacks_to_more_is_read_in_its_turn(data, monkeypatch):
-    monkeypatch.setattr(ahead, "MOST", 1000)
+    monkeypatch.setattr(ahead, "MOST", 20)
     path = write(data, images_of(3))
     ahead.read_ahead(data)
     assert isinstance(ahead._begun[path].exception(), ValueError)
