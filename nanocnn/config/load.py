@@ -52,10 +52,7 @@ class Draft:
 
     values: dict[str, Any]
     place: Written
-
-    @property
-    def data(self) -> Data:
-        return Config.model_validate(self.values).data
+    data: Data  # which no network has a say in
 
     def check(self, networks: KnownNetworks) -> Config:
         """The config. Raises UserError for whatever in it cannot be."""
@@ -80,10 +77,10 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
         return places.get(key, str(path))
 
     try:
-        Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(describe(error, Config, values, place)) from None
-    return Draft(values, place)
+    return Draft(values, place, config.data)
 
 
 def read_values(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanocnn.deploy.export import INPUT
+from nanocnn.deploy.export import INPUT, session_of
 
 CORRECTED = ("Conv", "Gemm")  # the layers that have a bias
 
@@ -75,7 +75,6 @@ def shift_of(layer: Any, error: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def means_of(proto: Any, names: list[str], pictures: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """Of what is passed on under each of these names the mean of each channel, over pictures."""
     import onnx
-    import onnxruntime
 
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
@@ -83,9 +82,7 @@ def means_of(proto: Any, names: list[str], pictures: Iterable[np.ndarray]) -> di
     watched.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in names if name not in known
     )
-    session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = session_of(watched.SerializeToString())
     sums: list[np.ndarray] = [np.zeros(())] * len(names)
     count = 0
     for picture in pictures:

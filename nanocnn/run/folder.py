@@ -136,7 +136,7 @@ def read_facts(run_dir: Path) -> dict[str, Any]:
 def is_of_launch(run_dir: Path, run_id: str) -> bool:
     """Whether torchrun began the run there under this id, and it is not finished."""
     facts = read_facts(run_dir)
-    return facts.get("torchrun_id") == run_id and facts["exit_reason"] != "finished"
+    return facts.get("torchrun_id") == run_id and facts.get("exit_reason") != "finished"
 
 
 def identity_of(folder: Path) -> tuple[int, int] | None:

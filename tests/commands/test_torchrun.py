@@ -13,6 +13,7 @@ import pytest
 from conftest import PROJECT, SHORT, differences_of_runs, heed_signals
 from several import Several, run
 
+from benchmarks.kill_together import of_launch, workers
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.run.folder import read_facts
 
@@ -47,25 +48,14 @@ class Torchrun:
         )
 
     def workers(self):
-        pid = self.process.pid
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return workers(self.process.pid)
 
     def text(self):
         return self.log.read_text()
 
     def left(self):
         """Processes that it, or another with its id, has started and that are still there."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if (
-                    f"TORCHELASTIC_RUN_ID={self.run_id}\0".encode()
-                    in (folder / "environ").read_bytes()
-                ):
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-        return found
+        return of_launch(self.run_id)
 
 
 def wait_until(holds, seconds=60):
