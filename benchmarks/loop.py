@@ -26,7 +26,7 @@ from model import MODELS
 from nanocnn.config.load import load_config
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.build import build_network, catalogue
-from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.fused import fast_view
 from nanocnn.run.resume import Place
 from nanocnn.run.run import Run
 from nanocnn.system.errors import exit_code
@@ -55,7 +55,7 @@ def main() -> None:
     shape, classes = data.info.image_shape, len(data.info.classes)
     model = computing.place(build_network(config, networks, shape, classes))
     optimizer = build_optimizer(config.optimizer, model, shape)
-    network = fuse_pooling(model, shape).train()
+    network = fast_view(model, shape).train()
     images, labels = next(iter(data.train))
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # the same batch again and again: it must not diverge

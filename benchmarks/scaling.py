@@ -23,7 +23,7 @@ from benchmarks.step import train_step
 from model import MODELS
 from nanocnn.config.schema import SGD, Config
 from nanocnn.networks.build import build_model, catalogue
-from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.fused import fast_view
 from nanocnn.networks.table import macs, trace
 from nanocnn.system.errors import exit_code
 from nanocnn.system.startup import prepare_process
@@ -61,7 +61,7 @@ def measure(point: dict[str, Any], repeats: int) -> dict[str, float]:
     work = sum(macs(call) for call in trace(model, shape)[0])
     model = computing.place(model)
     optimizer = build_optimizer(SGD(lr=1e-6), model, shape)
-    network = fuse_pooling(model, shape).train()
+    network = fast_view(model, shape).train()
     images = torch.randn(point["batch"], *shape, device=computing.device)
     labels = torch.randint(10, (point["batch"],), device=computing.device)
     step = partial(train_step, network, optimizer, computing.precision, images, labels)

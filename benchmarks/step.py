@@ -29,7 +29,7 @@ from nanocnn.config.load import load_config
 from nanocnn.config.schema import Config
 from nanocnn.images.sets import DATASETS
 from nanocnn.networks.build import build_network, catalogue
-from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.fused import fast_view
 from nanocnn.networks.rewrite import fold_batch_norm
 from nanocnn.networks.table import macs, trace
 from nanocnn.system.errors import exit_code
@@ -75,8 +75,8 @@ def measure(
     optimizer = build_optimizer(config.optimizer, model, shape)
     folded = fold_batch_norm(model, shape).model
     for fused in (False, True):
-        network = fuse_pooling(model, shape) if fused else model
-        judged = fuse_pooling(folded, shape) if fused else folded
+        network = fast_view(model, shape) if fused else model
+        judged = fast_view(folded, shape) if fused else folded
         network.train()
         seconds = median_seconds(
             partial(train_step, network, optimizer, computing.precision, images, labels)

@@ -1,9 +1,8 @@
 """Layers that are computed together: the same function and gradients in fewer passes over memory.
 
 Max pooling commutes with whatever never decreases, so it may go first: the activation then works on
-the small map. Batch normalisation takes its mean and variance from the whole map, but what it makes
-of each pixel is needed for the pooled ones only, and only they send gradients back. Large maps, not
-products of matrices, are where the time of a small network goes on a CPU.
+the small map. Large maps, not products of matrices, are where the time of a small network goes on a
+CPU.
 """
 
 import copy
@@ -12,13 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-LARGE = 2**18  # values in a map: with fewer the calls cost more than the passes saved
+from nanocnn.networks.linear import with_onednn
+from nanocnn.networks.norm_pool import NormPool
+from nanocnn.networks.stem import ConvNormPool, is_small_stem
+
 # what a `forward` raises that misses a layer where it was
 BREAKS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 RISING = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)  # a larger input never has a smaller output
+
+
+def fast_view(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
+    """A network with the very parameters and buffers of `model`, and the same function up to
+    rounding, as this machine computes it fastest: see `fuse_pooling` and `with_onednn`.
+    """
+    return fuse_pooling(with_onednn(model), image_shape)
 
 
 def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
@@ -26,7 +34,8 @@ def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
     order.
 
     In each nn.Sequential (norm, activation, max pooling) becomes (NormPool, activation), with ReLU
-    a NormPool alone, and (activation, max pooling) the other way round. A `forward` may use parts
+    a NormPool alone, after a first convolution a ConvNormPool with it, and (activation, max
+    pooling) becomes (max pooling, activation). A `forward` may use parts
     of such a sequence by themselves, or change in place what the gradient needs: where that
     network's outputs for images (C, H, W) are others, in training or in evaluation, or it cannot
     learn, `model` comes back as it is.
@@ -81,20 +90,27 @@ def reordered(model: nn.Module) -> nn.Module:
         layers: list[nn.Module] = []
         for layer in children.values():
             if isinstance(layer, nn.MaxPool2d) and is_plain(layer) and not layer.return_indices:
-                after = [layers.pop()] if layers and is_rising(layers[-1]) else []
-                norm = layers[-1] if layers else None
-                if isinstance(norm, nn.BatchNorm2d) and is_plain(norm):
-                    relu = next((each for each in after if isinstance(each, nn.ReLU)), None)
-                    layers[-1] = NormPool(norm, layer, relu)
-                    after = [] if relu else after
-                else:
-                    layers.append(layer)
-                layers += after
+                layers = pooled(layers, layer)
             elif not (isinstance(layer, nn.Identity) and is_plain(layer)):
                 layers.append(layer)
         children = {str(position): layer for position, layer in enumerate(layers)}
     fused._modules = dict(children)
     return fused
+
+
+def pooled(layers: list[nn.Module], pool: nn.MaxPool2d) -> list[nn.Module]:
+    """`layers` and the pooling after them, in the cheaper order."""
+    after = layers[-1:] if layers and is_rising(layers[-1]) else []
+    before = layers[: len(layers) - len(after)]
+    norm = before[-1] if before else None
+    if not (isinstance(norm, nn.BatchNorm2d) and is_plain(norm)):
+        return [*before, pool, *after]
+    relu = next((each for each in after if isinstance(each, nn.ReLU)), None)
+    together, rest = NormPool(norm, pool, relu), [] if relu else after
+    conv = before[-2] if len(before) > 1 else None
+    if isinstance(conv, nn.Conv2d) and is_plain(conv) and is_small_stem(conv, pool):
+        return [*before[:-2], ConvNormPool(conv, together), *rest]
+    return [*before[:-1], together, *rest]
 
 
 def is_rising(layer: nn.Module) -> bool:
@@ -107,149 +123,3 @@ def is_plain(layer: nn.Module) -> bool:
     return type(layer).__module__.startswith("torch.nn.") and not (
         layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
     )
-
-
-class NormPool(nn.Module):
-    """Batch normalisation, max pooling and, if there is one, ReLU of maps (B, C, H, W).
-
-    `joining`, where several processes train together, adds up what they have: see
-    training.batch_norm.
-    """
-
-    joining: Any = None
-
-    def __init__(self, norm: nn.BatchNorm2d, pool: nn.MaxPool2d, relu: nn.ReLU | None = None):
-        super().__init__()
-        self.norm, self.pool, self.relu = norm, pool, relu
-
-    def forward(self, x: Tensor) -> Tensor:
-        norm, pool = self.norm, self.pool
-        is_usual = norm.affine and norm.track_running_stats and norm.momentum is not None
-        is_laid_out = x.is_contiguous(memory_format=torch.channels_last) and x.device.type == "cpu"
-        is_known = norm.weight.dtype == torch.promote_types(x.dtype, torch.float32)
-        is_large = x.numel() >= LARGE
-        if (
-            not (norm.training and is_usual and is_laid_out and is_known and is_large)
-            or (norm.weight == 0).any()  # all pixels are equal then, and the first is chosen
-        ):
-            pooled = pool(norm(x))
-            return self.relu(pooled) if self.relu else pooled
-        window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
-        sides = [[side, side] if isinstance(side, int) else list(side) for side in window]
-        pooled, mean, var, pixels = TrainedNormPool.apply(
-            *(x, norm.weight, norm.bias),
-            (norm.eps, self.joining, (self.relu is not None, *sides, pool.ceil_mode)),
-        )
-        assert norm.running_mean is not None and norm.running_var is not None
-        assert norm.num_batches_tracked is not None and norm.momentum is not None
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(var * (pixels / (pixels - 1)), norm.momentum)
-        norm.num_batches_tracked += 1
-        return pooled
-
-
-class TrainedNormPool(torch.autograd.Function):
-    """Max pooling of a normalised batch (B, C, H, W) in channels_last, and its mean, biased
-    variance (C,) and number of pixels.
-
-    Maps may be in bf16. What is summed, and what is computed of a value before it is rounded, is in
-    float32 as in torch's own batch normalisation, whose kernels do it.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, options: tuple[float, Any, tuple]
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
-        eps, joining, (rectifies, *window) = options
-        mean, var = mean_and_var(x)
-        pixels = x.numel() // x.shape[1]
-        if joining:
-            mean, var, pixels = joining.statistics(mean, var, pixels)
-        inverse_std = (var + eps).rsqrt()
-        if (weight < 0).any():  # where the largest output comes from the smallest input
-            sign = torch.where(weight < 0, -1, 1).to(x.dtype).view(1, -1, 1, 1)
-            chosen, indices = F.max_pool2d(x * sign, *window, return_indices=True)
-            chosen = chosen * sign
-        else:
-            chosen, indices = F.max_pool2d(x, *window, return_indices=True)
-        pooled = affine(chosen, mean, weight * inverse_std, bias)
-        if rectifies:
-            pooled.relu_()
-        ctx.window, ctx.pixels, ctx.joining = window, pixels, joining
-        ctx.mark_non_differentiable(mean, var)
-        shown = pooled if rectifies else None
-        ctx.save_for_backward(x, chosen, indices, mean, inverse_std, weight, shown)
-        return pooled, mean, var, pixels
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        """That of batch normalisation, with a gradient of zero for all pixels but the chosen
-        ones.
-        """
-        x, chosen, indices, mean, inverse_std, weight, shown = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        if shown is not None:
-            grad = torch.ops.aten.threshold_backward(grad, shown, 0)
-        grad_weight, grad_bias = of_all = gradient_sums(grad, chosen, mean, inverse_std)
-        if ctx.joining:
-            of_all = ctx.joining.sums(grad_weight, grad_bias)
-        slope, zeros = weight * inverse_std, torch.zeros_like(mean)
-        grad_x = torch.ops.aten.max_pool2d_with_indices_backward(
-            affine(grad, zeros, slope, zeros), x, *ctx.window, indices
-        )
-        by_x = -slope * inverse_std * of_all[0] / ctx.pixels
-        constant = -slope * of_all[1] / ctx.pixels
-        if x.dtype == mean.dtype:  # in place, without a map in between
-            maps, by_x, constant = side_by_side(x, by_x, constant - by_x * mean)
-            rows = side_by_side(grad_x, mean)[0].permute(0, 2, 3, 1)
-            rows.addcmul_(maps.permute(0, 2, 3, 1), by_x).add_(constant)
-        else:
-            grad_x.add_(affine(x, mean, by_x, constant))
-        return grad_x, grad_weight, grad_bias, None
-
-
-def side_by_side(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Maps (B, C, H, W) in channels_last as a view (1, repeats * C, B * H * W / repeats, 1), so
-    that the channels side by side fill the processor's vectors; and `values` (C,), repeated to go
-    with it.
-    """
-    channels, pixels = x.shape[1], x.numel() // x.shape[1]
-    repeats = 16 // math.gcd(16, channels)
-    repeats = repeats if pixels % repeats == 0 else 1
-    maps = x.permute(0, 2, 3, 1).reshape(1, pixels // repeats, 1, repeats * channels)
-    beside = torch.stack(values)[:, None].expand(-1, repeats, -1).flatten(1).contiguous()
-    return maps.permute(0, 3, 1, 2), *beside
-
-
-def affine(x: Tensor, centre: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-    """(x - centre) * slope + shift of maps (B, C, H, W) in channels_last; rounded once."""
-    maps, mean, var, weight, bias = side_by_side(x, centre, torch.ones_like(centre), slope, shift)
-    found = F.batch_norm(maps, mean, var, weight, bias, eps=0.0)
-    batch, channels, height, width = x.shape
-    return found.permute(0, 2, 3, 1).view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-def gradient_sums(
-    grad: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Of maps (B, C, H, W) in channels_last the sums (C,) of grad * (x - mean) * inverse_std, and
-    those of grad.
-    """
-    grads, means, inverses = side_by_side(grad, mean, inverse_std)
-    _, by_normed, plain = torch.ops.aten.native_batch_norm_backward(
-        *(grads, side_by_side(x, mean)[0], inverses, None, None, means, inverses),
-        *(True, 0.0, [False, True, True]),
-    )
-    channels = x.shape[1]
-    return by_normed.view(-1, channels).sum(0), plain.view(-1, channels).sum(0)
-
-
-def mean_and_var(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of maps (B, C, H, W) in channels_last."""
-    # statistics to be moved, without which they would be rounded to bf16
-    kept = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-    maps, running_mean, running_var = side_by_side(x, kept, kept)
-    found = torch.batch_norm_update_stats(maps, running_mean, running_var, 0.0)
-    means, variances = (values.view(-1, x.shape[1]) for values in found)
-    mean = means.mean(0)
-    return mean, (variances + (means - mean).square()).mean(0)

@@ -14,7 +14,7 @@ from nanocnn.evaluation.evaluate import AverageFlips
 from nanocnn.images.content import ORIGIN, TRAINED, read_hashes
 from nanocnn.images.splits import DataInfo, Split, class_names, image_hashes, image_shape
 from nanocnn.networks.build import Networks, build_network
-from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.fused import fast_view
 from nanocnn.networks.rewrite import Folding, fold_batch_norm
 from nanocnn.networks.weights import load_weights
 from nanocnn.run.checkpoint import load_checkpoint
@@ -54,7 +54,7 @@ def faster(
     folding = Folding(model, 0, exact=True)
     if fold:
         folding = fold_batch_norm(model, info.image_shape)
-    fused = fuse_pooling(folding.model, info.image_shape)
+    fused = fast_view(folding.model, info.image_shape)
     return AverageFlips(fused) if average_flips else fused, folding
 
 

@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nanocnn.config.schema import Config, Train
 from nanocnn.images.sharing import Share, parts_of
 from nanocnn.images.splits import DataInfo
-from nanocnn.networks import fused
-from nanocnn.networks.fused import NormPool
+from nanocnn.networks import norm_pool
+from nanocnn.networks.norm_pool import NormPool
 from nanocnn.system.errors import UserError
 from nanocnn.training.device import Computing
 from nanocnn.training.processes import Group, first_line
@@ -129,7 +129,7 @@ def mean_and_var(x: Tensor) -> tuple[Tensor, Tensor]:
     if not x.numel():
         return wide.new_zeros(x.shape[1]), wide.new_zeros(x.shape[1])
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return fused.mean_and_var(x)  # to the bit as NormPool has them
+        return norm_pool.mean_and_var(x)  # to the bit as NormPool has them
     mean, var = torch.batch_norm_update_stats(wide, None, None, 0.0)
     return mean, var
 

@@ -14,7 +14,7 @@ from nanocnn.evaluation.evaluate import AverageFlips, Evaluation, evaluate
 from nanocnn.evaluation.unlike import Watched
 from nanocnn.images.sharing import parts_of
 from nanocnn.images.splits import DataInfo
-from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.fused import fast_view
 from nanocnn.networks.head import linear_head, tapped
 from nanocnn.networks.pretrained import last_layer
 from nanocnn.networks.weights import check_like, load_weights
@@ -74,9 +74,9 @@ class Learner:
             self._ema = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
             self.parts["ema"] = self._ema.module
         # the same weights, computed faster
-        self._trained = self._judged = fuse_pooling(model, info.image_shape)
+        self._trained = self._judged = fast_view(model, info.image_shape)
         if self._ema:
-            self._judged = fuse_pooling(self._ema.module, info.image_shape)
+            self._judged = fast_view(self._ema.module, info.image_shape)
         if config.data.average_flips:
             self._judged = AverageFlips(self._judged)
         if config.train.compile:

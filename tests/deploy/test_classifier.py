@@ -82,7 +82,12 @@ def test_light_and_dark_are_exchanged_where_that_is_needed_alone(classifier, tes
     assert not any(each.inverted for each in never)
     assert all({"contrast", "features"} & set(each.unlike) for each in never)
     always = classifier.predict(255 - images[:50], invert="always")
-    assert [each[1:] for each in always] == [each[1:] for each in inverse[:50]]
+    assert all(each.inverted for each in always)
+    for one, other in zip(
+        always, inverse, strict=False
+    ):  # in fewer images the last bits may differ
+        assert one.label == other.label and one.unlike == other.unlike
+        assert one.probability == pytest.approx(other.probability, abs=1e-6)
 
 
 def test_a_tall_dark_digit_on_white_lies_in_black_once_exchanged(classifier, test_digits):

@@ -128,7 +128,7 @@ def test_what_judging_notes_changes_nothing_of_the_judgement():
         torch.equal(state[name], value) for name, value in learner.model.state_dict().items()
     )
     learner.judge(batches)
-    assert learner.model.training and not layers[-1]._forward_pre_hooks
+    assert all(layer.training for layer in layers) and not layers[-1]._forward_pre_hooks
     traits = noted.traits
     learner.model.eval()
     expected = learner.model[:4](torch.cat([images for images, _ in batches]))

@@ -9,8 +9,9 @@ from conftest import build_model, small
 from torch import nn
 
 from model import MODELS
-from nanocnn.networks import fused
-from nanocnn.networks.fused import NormPool, fuse_pooling
+from nanocnn.networks import norm_pool
+from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.norm_pool import NormPool
 from nanocnn.training.optimizer import pin
 
 pytestmark = pytest.mark.slow
@@ -28,11 +29,11 @@ POOLINGS = {
 @pytest.fixture
 def uses(monkeypatch):
     """How often maps were computed together; here small ones are too."""
-    monkeypatch.setattr(fused, "LARGE", 0)
+    monkeypatch.setattr(norm_pool, "LARGE", 0)
     calls = []
-    together = fused.TrainedNormPool.apply
+    together = norm_pool.TrainedNormPool.apply
     monkeypatch.setattr(
-        fused.TrainedNormPool, "apply", lambda *inputs: calls.append(1) or together(*inputs)
+        norm_pool.TrainedNormPool, "apply", lambda *inputs: calls.append(1) or together(*inputs)
     )
     return calls
 
@@ -203,7 +204,7 @@ def test_the_layers_stay_those_of_the_model():
     random_state = torch.random.get_rng_state()
     network = fuse_pooling(model, (1, 28, 28))
     assert [type(layer).__name__ for layer in network.features] == [
-        "Conv2d", "NormPool", "Conv2d", "NormPool",
+        "ConvNormPool", "Conv2d", "NormPool",
     ]  # fmt: skip
     assert set(network.parameters()) == set(model.parameters())
     assert list(model.state_dict()) == names and len(model.features) == 8

@@ -14,7 +14,7 @@ from several import Several, run
 
 from nanocnn.evaluation.evaluate import evaluate
 from nanocnn.images.training_data import TrainingData
-from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.fused import fast_view
 from nanocnn.run import progress
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.training.loss import build_loss
@@ -76,7 +76,7 @@ def test_a_checkpoint_of_several_processes_is_judged_by_one(tmp_path, synchronis
     model, config, info, checkpoint, _ = restore(folder / "last.pt")
     data = TrainingData(config)
     loss = build_loss(config.loss, info)
-    found = evaluate(fuse_pooling(model, info.image_shape), data.val, loss)
+    found = evaluate(fast_view(model, info.image_shape), data.val, loss)
     assert found.accuracy == checkpoint["validation"]["accuracy"]
     assert found.loss == pytest.approx(checkpoint["validation"]["loss"], rel=1e-6)
 
