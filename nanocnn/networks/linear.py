@@ -1,10 +1,10 @@
 """Linear layers in float32 by oneDNN instead of MKL, on processors where that is faster.
 
 PyTorch gives products of float32 to MKL, which takes no AVX-512 instructions on AMD, and
-convolutions and bf16 to oneDNN, which does: on Zen 5 it multiplies at twice the rate.
+convolutions and bf16 to oneDNN, which does: on Zen 5 it multiplies at twice the rate. Rounding is
+that of oneDNN: twice the error in the output, and less in the gradients.
 """
 
-import copy
 from functools import cache
 
 import torch
@@ -15,25 +15,21 @@ LEAST_IMAGES, LEAST_PRODUCTS = 8, 2**23  # with fewer, laying out the weights co
 
 
 class OneDNNLinear(nn.Linear):
-    """A linear layer of (B, in), large ones in float32 computed by oneDNN; so are the gradients."""
+    """A linear layer computed by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        is_full = x.dtype == self.weight.dtype == torch.float32
-        is_full = is_full and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        is_large = x.ndim == 2 and len(x) >= max(LEAST_IMAGES, LEAST_PRODUCTS / self.weight.numel())
-        if not (is_full and is_large):
-            return super().forward(x)
-        return F.linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
+        return linear(x, self.weight, self.bias)
 
 
-def with_onednn(model: nn.Module) -> nn.Module:
-    """A network with the very parameters of `model`; `model` itself where there is nothing to gain.
-
-    Rounding is that of oneDNN: twice the error in the output, and less in the gradients.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear of (B, in), and its gradients: large ones in float32 by oneDNN, if that is faster
+    here.
     """
-    if is_faster() and any(type(layer) is nn.Linear for layer in model.modules()):
-        return replaced(model)
-    return model
+    is_full = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    is_large = x.ndim == 2 and len(x) >= max(LEAST_IMAGES, LEAST_PRODUCTS / weight.numel())
+    if not (is_full and is_large and x.device.type == "cpu" and is_faster()):
+        return F.linear(x, weight, bias)
+    return F.linear(x.to_mkldnn(), weight, bias).to_dense()
 
 
 @cache
@@ -44,16 +40,3 @@ def is_faster() -> bool:
     is_zen_5 = found.get("avx512_f") and found.get("avx_vnni")
     is_amd = str(found.get("cpu_name")).startswith("AMD")
     return bool(is_amd and is_zen_5 and torch.backends.mkldnn.is_available())
-
-
-def replaced(layer: nn.Module) -> nn.Module:
-    if type(layer) is nn.Linear:
-        linear = OneDNNLinear.__new__(OneDNNLinear)
-        linear.__dict__ = layer.__dict__  # whatever is set of one is set of the other
-        return linear
-    children = {name: child and replaced(child) for name, child in layer._modules.items()}
-    if all(child is layer._modules[name] for name, child in children.items()):
-        return layer
-    other = copy.copy(layer)
-    other._modules = dict(children)
-    return other

@@ -7,8 +7,10 @@ import torch
 from conftest import build_model
 from torch import nn
 
-from nanocnn.networks import linear
-from nanocnn.networks.linear import OneDNNLinear, with_onednn
+from nanocnn.networks import fused, linear
+from nanocnn.networks.exchange import exchanged
+from nanocnn.networks.fused import class_for
+from nanocnn.networks.linear import OneDNNLinear
 
 pytestmark = pytest.mark.slow
 
@@ -16,12 +18,17 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def uses(monkeypatch):
     """What oneDNN computed, on a processor for which it is chosen."""
-    monkeypatch.setattr(linear, "is_faster", lambda: True)
+    for module in (linear, fused):
+        monkeypatch.setattr(module, "is_faster", lambda: True)
     calls, as_it_is = [], torch.Tensor.to_mkldnn
     monkeypatch.setattr(
         torch.Tensor, "to_mkldnn", lambda x, *rest: calls.append(x.shape) or as_it_is(x, *rest)
     )
     return calls
+
+
+def with_onednn(model):
+    return exchanged(model, class_for)
 
 
 def perceptron(inputs=1024, bias=True):
