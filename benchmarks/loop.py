@@ -26,7 +26,7 @@ from model import MODELS
 from nanocnn.config.load import load_config
 from nanocnn.images.training_data import TrainingData
 from nanocnn.networks.build import build_network, catalogue
-from nanocnn.networks.fused import fast_view
+from nanocnn.networks.fast_view import fast_view
 from nanocnn.run.resume import Place
 from nanocnn.run.run import Run
 from nanocnn.system.errors import exit_code

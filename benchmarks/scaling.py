@@ -23,7 +23,7 @@ from benchmarks.step import train_step
 from model import MODELS
 from nanocnn.config.schema import SGD, Config
 from nanocnn.networks.build import build_model, catalogue
-from nanocnn.networks.fused import fast_view
+from nanocnn.networks.fast_view import fast_view
 from nanocnn.networks.table import macs, trace
 from nanocnn.system.errors import exit_code
 from nanocnn.system.startup import prepare_process

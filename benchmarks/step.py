@@ -29,7 +29,7 @@ from nanocnn.config.load import load_config
 from nanocnn.config.schema import Config
 from nanocnn.images.sets import DATASETS
 from nanocnn.networks.build import build_network, catalogue
-from nanocnn.networks.fused import fast_view
+from nanocnn.networks.fast_view import fast_view
 from nanocnn.networks.rewrite import fold_batch_norm
 from nanocnn.networks.table import macs, trace
 from nanocnn.system.errors import exit_code

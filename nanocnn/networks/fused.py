@@ -13,29 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanocnn.networks.exchange import exchanged
-from nanocnn.networks.linear import OneDNNLinear, is_faster
 from nanocnn.networks.norm_pool import NormPool
 from nanocnn.networks.stem import ConvNormPool, is_small_stem
-from nanocnn.networks.tiny_maps import TinyMapConv2d, keeps_size
 
 # what a `forward` raises that misses a layer where it was
 BREAKS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 RISING = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)  # a larger input never has a smaller output
-
-
-def fast_view(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
-    """A network with the very parameters and buffers of `model`, and the same function up to
-    rounding, as this machine computes it fastest: see `fuse_pooling` and `class_for`.
-    """
-    return exchanged(fuse_pooling(model, image_shape), class_for)
-
-
-def class_for(layer: nn.Module) -> type[nn.Module]:
-    """That of a layer which computes the same as `layer`, and faster here."""
-    if type(layer) is nn.Linear and is_faster():
-        return OneDNNLinear
-    return TinyMapConv2d if type(layer) is nn.Conv2d and keeps_size(layer) else type(layer)
 
 
 def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:

@@ -14,7 +14,7 @@ from nanocnn.evaluation.evaluate import AverageFlips
 from nanocnn.images.content import ORIGIN, TRAINED, read_hashes
 from nanocnn.images.splits import DataInfo, Split, class_names, image_hashes, image_shape
 from nanocnn.networks.build import Networks, build_network
-from nanocnn.networks.fused import fast_view
+from nanocnn.networks.fast_view import fast_view
 from nanocnn.networks.rewrite import Folding, fold_batch_norm
 from nanocnn.networks.weights import load_weights
 from nanocnn.run.checkpoint import load_checkpoint

@@ -14,7 +14,7 @@ from nanocnn.evaluation.evaluate import AverageFlips, Evaluation, evaluate
 from nanocnn.evaluation.unlike import Watched
 from nanocnn.images.sharing import parts_of
 from nanocnn.images.splits import DataInfo
-from nanocnn.networks.fused import fast_view
+from nanocnn.networks.fast_view import fast_view
 from nanocnn.networks.head import linear_head, tapped
 from nanocnn.networks.pretrained import last_layer
 from nanocnn.networks.weights import check_like, load_weights

@@ -7,9 +7,9 @@ import torch
 from conftest import build_model
 from torch import nn
 
-from nanocnn.networks import fused, linear
+from nanocnn.networks import fast_view, linear
 from nanocnn.networks.exchange import exchanged
-from nanocnn.networks.fused import class_for
+from nanocnn.networks.fast_view import class_for
 from nanocnn.networks.linear import OneDNNLinear
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def uses(monkeypatch):
     """What oneDNN computed, on a processor for which it is chosen."""
-    for module in (linear, fused):
+    for module in (linear, fast_view):
         monkeypatch.setattr(module, "is_faster", lambda: True)
     calls, as_it_is = [], torch.Tensor.to_mkldnn
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ from torch import nn
 
 from nanocnn.networks import tiny_maps
 from nanocnn.networks.exchange import exchanged
-from nanocnn.networks.fused import class_for, fast_view
+from nanocnn.networks.fast_view import class_for, fast_view
 from nanocnn.networks.tiny_maps import TinyMapConv2d
 
 pytestmark = pytest.mark.slow
@@ -144,4 +144,6 @@ def test_a_deep_network_on_small_images_is_the_same(monkeypatch, training):
     torch.manual_seed(1)
     torch.testing.assert_close(view(images), expected, atol=1e-6, rtol=1e-6)
     assert len(calls) == 2  # on 2x2 pixels
-    assert sum(isinstance(each, TinyMapConv2d) for each in view.modules()) == 6  # of channels enough
+    assert (
+        sum(isinstance(each, TinyMapConv2d) for each in view.modules()) == 6
+    )  # of channels enough

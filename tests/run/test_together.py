@@ -14,7 +14,7 @@ from several import Several, run
 
 from nanocnn.evaluation.evaluate import evaluate
 from nanocnn.images.training_data import TrainingData
-from nanocnn.networks.fused import fast_view
+from nanocnn.networks.fast_view import fast_view
 from nanocnn.run import progress
 from nanocnn.run.checkpoint import load_checkpoint
 from nanocnn.training.loss import build_loss

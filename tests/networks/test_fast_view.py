@@ -1,0 +1,61 @@
+"""The network that is computed has the layers, parameters and gradients of the model."""
+
+import copy
+
+import pytest
+import torch
+from conftest import build_model, small
+from torch import nn
+
+from model import MODELS
+from nanocnn.networks.exchange import exchanged
+from nanocnn.networks.fast_view import LaidOutFlatten, class_for, fast_view
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_gradient_of_what_is_flattened_lies_as_the_maps_do():
+    layouts = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        maps = torch.randn(2, 3, 4, 5).to(memory_format=layout).requires_grad_()
+        passed = maps * 1
+        maps.register_hook(lambda grad: layouts.append(grad.stride()))
+        view = exchanged(nn.Sequential(nn.Flatten()), class_for)
+        assert type(view[0]) is LaidOutFlatten
+        weights = torch.randn(2, 60)
+        (view(passed) * weights).sum().backward()
+        assert torch.equal(maps.grad, weights.view(2, 3, 4, 5))
+        assert layouts[-1] == maps.stride()
+
+
+def test_flattening_what_needs_no_gradient_and_other_shapes():
+    view = LaidOutFlatten()
+    assert view(torch.zeros(2, 3, 4, 5)).shape == (2, 60)
+    assert view(torch.zeros(2, 3, 4, requires_grad=True)).shape == (2, 12)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "torchvision"])
+def test_every_network_of_the_line_is_the_same(name, shape):
+    """At full width where that is quick, so that layers are large enough to be exchanged."""
+    torch.manual_seed(0)
+    options = {} if name in ("lenet", "mlp", "lenet5", "convnet") else small(name)
+    plain = build_model(name, shape, 10, **options).to(memory_format=torch.channels_last)
+    other = copy.deepcopy(plain)
+    exact = copy.deepcopy(plain).double()
+    view = fast_view(other, shape)
+    names = [key for key, _ in view.named_buffers()]
+    images = torch.rand(48, *shape, generator=torch.Generator().manual_seed(1))
+    weights = torch.linspace(-1, 1, 480).view(48, 10)
+    for network, kind in ((plain, torch.float32), (view, torch.float32), (exact, torch.float64)):
+        torch.manual_seed(2)  # of dropout
+        outputs = network.train()(images.to(kind))
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        (logits * weights.to(kind)).sum().backward()
+    assert len(names) == len(list(plain.named_buffers()))
+    for own, found, wanted in zip(
+        plain.parameters(), other.parameters(), exact.parameters(), strict=True
+    ):
+        if own.grad is not None:
+            error, usual = ((each.grad.double() - wanted.grad).norm() for each in (found, own))
+            assert error <= 4 * usual + 1e-5 * wanted.grad.norm()
