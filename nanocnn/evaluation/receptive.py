@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from nanocnn.networks.fused import BREAKS
+from nanocnn.networks.fast_view import BREAKS
 from nanocnn.networks.table import Shape
 
 NARROW = 64  # pixels across

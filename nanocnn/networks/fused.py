@@ -6,74 +6,24 @@ CPU.
 """
 
 import copy
-import math
-from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nanocnn.networks.norm_pool import NormPool
 from nanocnn.networks.stem import ConvNormPool, is_small_stem
 
-# what a `forward` raises that misses a layer where it was
-BREAKS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 RISING = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)  # a larger input never has a smaller output
 
 
-def fuse_pooling(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
+def reordered(model: nn.Module) -> nn.Module:
     """A network with the very layers, parameters and buffers of `model`, some of them in a cheaper
     order.
 
     In each nn.Sequential (norm, activation, max pooling) becomes (NormPool, activation), with ReLU
     a NormPool alone, after a first convolution a ConvNormPool with it, and (activation, max
-    pooling) becomes (max pooling, activation). A `forward` may use parts
-    of such a sequence by themselves, or change in place what the gradient needs: where that
-    network's outputs for images (C, H, W) are others, in training or in evaluation, or it cannot
-    learn, `model` comes back as it is.
+    pooling) becomes (max pooling, activation). It is another function where a `forward` uses parts
+    of such a sequence by themselves, or changes in place what the gradient needs.
     """
-    if not any(isinstance(layer, nn.MaxPool2d) for layer in model.modules()):
-        return model
-    trial = copy.deepcopy(model)
-    device = next((parameter.device for parameter in model.parameters()), None)
-    count = max(2, min(16, 2**20 // math.prod(image_shape)))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        images = torch.rand(count, *image_shape).to(device)
-        # first weights of zero would hide everything before them
-        for parameter in trial.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape).to(parameter))
-        for training in (True, False):
-            torch.manual_seed(1)  # of dropout
-            expected = tensors_of(trial.train(training)(images))
-            torch.manual_seed(1)
-            try:
-                with torch.set_grad_enabled(training):
-                    outputs = tensors_of(reordered(trial).train(training)(images))
-                    learning = [output.sum() for output in outputs if output.requires_grad]
-                    if learning:  # what follows may change in place what is needed for gradients
-                        torch.stack(learning).sum().backward()
-            except BREAKS:
-                return model  # its parts do not even fit together any more
-            if len(outputs) != len(expected) or not all(map(is_close, outputs, expected)):
-                return model
-    return reordered(model)
-
-
-def tensors_of(outputs: Any) -> list[Tensor]:
-    """The tensors in what a network returns: logits, and perhaps those of auxiliary heads with
-    their weights.
-    """
-    if isinstance(outputs, tuple):
-        return [tensor for output in outputs for tensor in tensors_of(output)]
-    return [torch.as_tensor(outputs)]
-
-
-def is_close(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
-
-
-def reordered(model: nn.Module) -> nn.Module:
     if not list(model.children()):
         return model
     fused = copy.copy(model)  # its parameters, buffers and hooks are those of the model
@@ -112,6 +62,6 @@ def is_rising(layer: nn.Module) -> bool:
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether `layer` is torch's own, and nobody watches what goes into it and what comes out."""
-    return type(layer).__module__.startswith("torch.nn.") and not (
-        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
-    )
+    is_watched = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+    is_own = type(layer).__module__.startswith("torch.nn.") and "forward" not in vars(layer)
+    return is_own and not is_watched

@@ -26,8 +26,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     here.
     """
     is_full = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    is_large = x.ndim == 2 and len(x) >= max(LEAST_IMAGES, LEAST_PRODUCTS / weight.numel())
-    if not (is_full and is_large and x.device.type == "cpu" and is_faster()):
+    is_full = is_full and x.ndim == 2 and x.shape[1] == weight.shape[1]
+    is_large = is_full and len(x) >= max(LEAST_IMAGES, LEAST_PRODUCTS / max(1, weight.numel()))
+    if not (is_large and x.device.type == "cpu" and is_faster()):
         return F.linear(x, weight, bias)
     return F.linear(x.to_mkldnn(), weight, bias).to_dense()
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 LARGE = 2**18  # values in a map: with fewer the calls cost more than the passes saved
 
@@ -22,6 +23,7 @@ class NormPool(nn.Module):
     """
 
     joining: Any = None
+    least = LARGE  # of values in a map that is normalised and pooled together
 
     def __init__(self, norm: nn.BatchNorm2d, pool: nn.MaxPool2d, relu: nn.ReLU | None = None):
         super().__init__()
@@ -45,7 +47,7 @@ class NormPool(nn.Module):
         """Whether a map of so many values of this type is normalised and pooled together."""
         norm = self.norm
         is_usual = norm.affine and norm.track_running_stats and norm.momentum is not None
-        if not (norm.training and is_usual and values >= LARGE):
+        if not (norm.training and is_usual and values >= self.least):
             return False
         is_known = norm.weight.dtype == torch.promote_types(dtype, torch.float32)
         # with a weight of 0 all pixels are equal, and the first is chosen
@@ -100,6 +102,7 @@ class TrainedNormPool(torch.autograd.Function):
         return pooled, mean, var, pixels
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """That of batch normalisation, with a gradient of zero for all pixels but the chosen
         ones.
@@ -135,7 +138,7 @@ def side_by_side(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     repeats = 16 // math.gcd(16, channels)
     repeats = repeats if pixels % repeats == 0 else 1
     maps = x.permute(0, 2, 3, 1).reshape(1, pixels // repeats, 1, repeats * channels)
-    beside = torch.stack(values)[:, None].expand(-1, repeats, -1).flatten(1).contiguous()
+    beside = torch.stack(values).repeat(1, repeats)
     return maps.permute(0, 3, 1, 2), *beside
 
 

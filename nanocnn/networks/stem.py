@@ -10,16 +10,20 @@ It pays where windows are small, as those of 3x3 kernels on grey images.
 """
 
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nanocnn.networks.norm_pool import NormPool, affine, gradient_sums, sides
 
 LARGEST = 16  # values in a window, those of all channels
 FAR = 4.0  # standard deviations
+# of the windows' variance: what an edge filter lets through of smooth images would be the small
+# difference of large sums
+LEAST_PASSED = 2e-3
 
 
 class ConvNormPool(NormPool):
@@ -39,8 +43,9 @@ class ConvNormPool(NormPool):
         columns = (images.shape[3] + left + right_edge - width) // right + 1
         values = len(images) * conv.out_channels * rows * columns
         is_whole = rows % 2 == columns % 2 == 0  # pooling leaves no pixel out
-        is_possible = is_whole and not images.requires_grad and images.device.type == "cpu"
-        if not (is_possible and self.pays(values, dtype)):
+        is_alone = self.joining is None and not images.requires_grad
+        is_laid_out = conv.weight.stride(1) == 1 and images.device.type == "cpu"
+        if not (is_whole and is_alone and is_laid_out and self.pays(values, dtype)):
             return super().forward(conv(images))
         with torch.autocast("cpu", enabled=False):
             std, mean = torch.std_mean(images)
@@ -54,12 +59,18 @@ class ConvNormPool(NormPool):
             kernel = conv.weight * sign.view(-1, 1, 1, 1)
             places = [(x, right - x, y, down - y) for y in (0, down) for x in (0, right)]
             kernels = torch.stack([F.pad(kernel, place) for place in places]).flatten(2)
-            pooled, mean, var, count = TrainedConvNormPool.apply(
-                *(windows.flatten(1, 2).flatten(2), kernels, norm.weight * sign, norm.bias),
-                (norm.eps, self.joining, self.relu is not None, shift),
-            )
-            self.note(mean * sign, var, count)
-        return pooled.view(len(images), rows // 2, columns // 2, -1).permute(0, 3, 1, 2)
+            windows = windows.flatten(1, 2).flatten(2)
+            found = statistics(windows, kernels.detach().to(dtype))
+            if (found.var > LEAST_PASSED * found.most).all():
+                pooled = TrainedConvNormPool.apply(
+                    *(windows, kernels, norm.weight * sign, norm.bias),
+                    (found, norm.eps, self.relu is not None),
+                )
+                running = (found.mean + shift * kernels[0].detach().to(dtype).sum(1)) * sign
+                self.note(running, found.var, values // len(sign))
+                shape = (len(images), rows // 2, columns // 2, conv.out_channels)
+                return pooled.view(shape).permute(0, 3, 1, 2)
+        return super().forward(conv(images))
 
 
 def is_small_stem(conv: nn.Conv2d, pool: nn.MaxPool2d) -> bool:
@@ -69,7 +80,8 @@ def is_small_stem(conv: nn.Conv2d, pool: nn.MaxPool2d) -> bool:
     has_edges = pool.padding in (0, (0, 0)) and pool.dilation in (1, (1, 1))
     height, width, down, right = *conv.kernel_size, *conv.stride
     is_small = conv.in_channels * (height + down) * (width + right) <= LARGEST
-    return is_usual and is_halving and has_edges and is_small and conv.dilation == (1, 1)
+    is_plain = is_usual and conv.dilation == (1, 1) and max(conv.kernel_size) > 1
+    return is_plain and is_halving and has_edges and is_small
 
 
 def padding_of(conv: nn.Conv2d) -> list[int]:
@@ -80,70 +92,78 @@ def padding_of(conv: nn.Conv2d) -> list[int]:
     return [width, width, height, height]
 
 
-class TrainedConvNormPool(torch.autograd.Function):
-    """Of windows (B, positions, values) from which `shift` was subtracted, kernels (4, C, values)
-    and the weight and bias (C,) of a batch normalisation: the largest of each 4 pixels, normalised
-    (B * positions, C), and the mean, biased variance (C,) and number of all pixels.
+class Statistics(NamedTuple):
+    """Of the pixels of a convolution, at least in float32."""
 
-    Sums and statistics are in float32 where windows are in bf16. No weight (C,) is negative.
+    mean: Tensor  # (C,)
+    var: Tensor  # (C,), biased
+    most: Tensor  # (C,), what the variance would be if nothing in a window cancelled
+    centre: Tensor  # (values,), the mean window
+    by_window: Tensor  # (4, C, values): mean of (pixel - mean) * window
+
+
+def statistics(windows: Tensor, kernels: Tensor) -> Statistics:
+    """Of windows (B, positions, values) and kernels (4, C, values), as they were rounded."""
+    kind = torch.promote_types(windows.dtype, torch.float32)
+    wide, factors = windows.flatten(0, 1).to(kind), kernels.to(kind)
+    centre = wide.mean(0)
+    wide = wide - centre
+    covariance = wide.t() @ wide / len(wide)
+    means = factors @ centre
+    mean, products = means.mean(0), factors @ covariance
+    var = ((products * factors).sum(2) + (means - mean).square()).mean(0)
+    most = (factors.abs() @ covariance.diagonal().sqrt()).square().mean(0)
+    return Statistics(mean, var, most, centre, products + (means - mean)[..., None] * centre)
+
+
+class TrainedConvNormPool(torch.autograd.Function):
+    """Of windows (B, positions, values), kernels (4, C, values) and the weight and bias (C,) of a
+    batch normalisation: the largest of each 4 pixels, normalised (B * positions, C).
+
+    Sums are in float32 where windows are in bf16. No weight (C,) is negative.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, windows: Tensor, kernels: Tensor, weight: Tensor, bias: Tensor, options: tuple
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
-        eps, joining, rectifies, shift = options
-        flat, rounded = windows.flatten(0, 1), kernels.to(windows.dtype)
-        planes = [flat @ kernel.t() for kernel in rounded]
+        ctx: Any,
+        windows: Tensor,
+        kernels: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        options: tuple[Statistics, float, bool],
+    ) -> Tensor:
+        found, eps, rectifies = options
+        flat = windows.flatten(0, 1)
+        planes = [flat @ kernel.t() for kernel in kernels.to(windows.dtype)]
         chosen = reduce(torch.maximum, planes)
-        wide, factors = flat.to(weight.dtype, copy=True), rounded.to(weight.dtype)
-        centre = wide.mean(0)
-        wide -= centre
-        by_window = factors @ (wide.t() @ wide / len(wide))  # covariances of pixels and windows
-        means = factors @ centre
-        mean, pixels = means.mean(0), len(planes) * len(flat)
-        var = ((by_window * factors).sum(2) + (means - mean).square()).mean(0)
-        of_shift = shift * factors[0].sum(1)
-        running_mean = mean + of_shift
-        if joining:
-            running_mean, var, pixels = joining.statistics(running_mean, var, pixels)
-            mean = running_mean - of_shift
-        inverse_std = (var + eps).rsqrt()
+        mean, inverse_std = found.mean, (found.var + eps).rsqrt()
         pooled = rows_of(affine(maps_of(chosen), mean, weight * inverse_std, bias))
         if rectifies:
             pooled.relu_()
-        by_window += (means - mean)[..., None] * centre
-        ctx.pixels, ctx.joining, shown = pixels, joining, pooled if rectifies else None
-        ctx.mark_non_differentiable(running_mean, var)
-        ctx.save_for_backward(
-            *(windows, chosen, shown, mean, inverse_std, weight, centre, by_window, *planes)
-        )
-        return pooled, running_mean, var, pixels
+        shown = pooled if rectifies else None
+        ctx.found = found
+        ctx.save_for_backward(windows, chosen, shown, mean, inverse_std, weight, *planes)
+        return pooled
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        windows, chosen, shown, mean, inverse_std, weight, *kept = ctx.saved_tensors
-        centre, by_window, *planes = kept
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        windows, chosen, shown, mean, inverse_std, weight, *planes = ctx.saved_tensors
         if shown is not None:
             grad = torch.ops.aten.threshold_backward(grad.contiguous(), shown, 0)
-        grad_weight, grad_bias = of_all = gradient_sums(
-            maps_of(grad), maps_of(chosen), mean, inverse_std
-        )
-        if ctx.joining:
-            of_all = ctx.joining.sums(grad_weight, grad_bias)
-        left, found = grad.clone(), []
+        grad_weight, grad_bias = gradient_sums(maps_of(grad), maps_of(chosen), mean, inverse_std)
+        left, sums = grad.clone(), []
         for plane in planes:
             own = left
             if plane is not planes[-1]:
                 own = torch.eq(plane, chosen, out=torch.empty_like(left)).mul_(left)
                 left -= own  # of equal pixels the first one has the gradient
             per_image = own.view(len(windows), -1, own.shape[1]).transpose(1, 2) @ windows
-            found.append(per_image.sum(0, dtype=weight.dtype))
-        by_x, constant = (each[:, None] / ctx.pixels for each in of_all)
-        of_norm = by_x * inverse_std[:, None] * by_window + constant * centre
+            sums.append(per_image.sum(0, dtype=weight.dtype))
+        by_x = (grad_weight * inverse_std)[:, None] * ctx.found.by_window
+        of_norm = (by_x + grad_bias[:, None] * ctx.found.centre) / len(planes)
         slope = (weight * inverse_std)[:, None]
-        grad_kernels = slope * (torch.stack(found) - len(chosen) * of_norm)
-        return None, grad_kernels, grad_weight, grad_bias, None
+        return None, slope * (torch.stack(sums) - of_norm), grad_weight, grad_bias, None
 
 
 def maps_of(rows: Tensor) -> Tensor:

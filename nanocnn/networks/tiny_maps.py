@@ -21,7 +21,7 @@ class TinyMapConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         is_known = x.ndim == 4 and x.device.type == "cpu" and len(x) >= LEAST_IMAGES
-        if not (is_known and self.sees_all(*x.shape[2:])):
+        if not (is_known and self.sees_all(*x.shape[2:]) and keeps_size(self)):
             return super().forward(x)
         weight, bias = self.weight, self.bias
         height, width = x.shape[2:]

@@ -10,7 +10,7 @@ from torch import nn
 
 from model import MODELS
 from nanocnn.networks import norm_pool
-from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks.fast_view import fast_view
 from nanocnn.networks.norm_pool import NormPool
 from nanocnn.training.optimizer import pin
 
@@ -29,7 +29,7 @@ POOLINGS = {
 @pytest.fixture
 def uses(monkeypatch):
     """How often maps were computed together; here small ones are too."""
-    monkeypatch.setattr(norm_pool, "LARGE", 0)
+    monkeypatch.setattr(NormPool, "least", 0)
     calls = []
     together = norm_pool.TrainedNormPool.apply
     monkeypatch.setattr(
@@ -165,7 +165,7 @@ def test_every_kind_of_layer_before_a_pooling_stays_the_same_function(uses, laye
     for network in (plain, other):
         if not network[0].training:
             pin(network[0])
-    network = fuse_pooling(other.float(), (3, 13, 11))
+    network = fast_view(other.float(), (3, 13, 11))
     other.double()
     torch.testing.assert_close(
         trained_on(network, other, maps(3)), trained_on(plain, plain, maps(3))
@@ -183,7 +183,7 @@ def test_every_network_of_the_line_trains_the_same(uses, name, shape):
     other = copy.deepcopy(plain)
     images = torch.rand(16, *shape, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
     labels = torch.arange(16) % 10
-    for network, layers in ((plain, plain), (fuse_pooling(other.float(), shape).double(), other)):
+    for network, layers in ((plain, plain), (fast_view(other.float(), shape).double(), other)):
         torch.manual_seed(2)  # of dropout
         outputs = network.train()(images)
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -202,7 +202,7 @@ def test_the_layers_stay_those_of_the_model():
     model = build_model("lenet", (1, 28, 28), 10)
     names, state = list(model.state_dict()), copy.deepcopy(model.state_dict())
     random_state = torch.random.get_rng_state()
-    network = fuse_pooling(model, (1, 28, 28))
+    network = fast_view(model, (1, 28, 28))
     assert [type(layer).__name__ for layer in network.features] == [
         "ConvNormPool", "Conv2d", "NormPool",
     ]  # fmt: skip
@@ -217,7 +217,7 @@ def test_the_layers_stay_those_of_the_model():
 def test_what_changes_its_input_in_place_still_learns(uses):
     norm = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)]
     model = nn.Sequential(*norm, nn.Dropout(0.5, inplace=True), nn.Flatten(), nn.Linear(100, 3))
-    fuse_pooling(model, (1, 12, 12)).train()(torch.randn(4, 1, 12, 12)).sum().backward()
+    fast_view(model, (1, 12, 12)).train()(torch.randn(4, 1, 12, 12)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -242,7 +242,8 @@ def test_a_forward_that_uses_parts_of_a_sequence_is_left_alone(first_weights):
     model(torch.zeros(1, 1, 8, 8))
     if first_weights == "zero":
         nn.init.zeros_(model.head.weight)
-    assert fuse_pooling(model, (1, 8, 8)) is model
+    assert not any(isinstance(each, NormPool) for each in fast_view(model, (1, 8, 8)).modules())
+    assert type(fast_view(model, (1, 8, 8)).features[1]) is nn.ReLU
 
 
 class TappedTwice(Tapped):
@@ -257,12 +258,13 @@ def test_other_values_are_noticed_whatever_the_first_weights(uses):
     model = TappedTwice()
     model(torch.zeros(1, 1, 8, 8))
     nn.init.zeros_(model.head.weight)
-    assert fuse_pooling(model, (1, 8, 8)) is model
+    assert not any(isinstance(each, NormPool) for each in fast_view(model, (1, 8, 8)).modules())
+    assert type(fast_view(model, (1, 8, 8)).features[1]) is nn.ReLU
 
 
 def test_a_layer_that_somebody_watches_stays_where_it_is():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
     seen = []
     model[2].register_forward_hook(lambda *call: seen.append(call[2].shape))
-    fuse_pooling(model, (1, 8, 8))(torch.zeros(2, 1, 8, 8))
+    fast_view(model, (1, 8, 8))(torch.zeros(2, 1, 8, 8))
     assert seen[-1] == (2, 4, 6, 6)

@@ -61,10 +61,11 @@ def test_large_products_in_float32_are_as_exact(uses, bias):
 @pytest.mark.parametrize(
     ("x", "change"),
     [
+        pytest.param(torch.randn(7, 8192), lambda _: perceptron(8192), id="large, of few images"),
         pytest.param(torch.randn(2, 1024), lambda network: network, id="few images"),
         pytest.param(torch.randn(64, 1024).double(), lambda each: each.double(), id="float64"),
         pytest.param(torch.randn(64, 1024).bfloat16(), lambda each: each.bfloat16(), id="bf16"),
-        pytest.param(torch.randn(8, 8, 1024), lambda network: network, id="tokens"),
+        pytest.param(torch.randn(64, 8, 1024), lambda network: network, id="tokens"),
     ],
 )
 def test_other_products_stay_torchs_own(uses, x, change):

@@ -9,8 +9,9 @@ import torch
 from conftest import build_model
 from torch import nn
 
-from nanocnn.networks import norm_pool, stem
-from nanocnn.networks.fused import fuse_pooling
+from nanocnn.networks import stem
+from nanocnn.networks.fast_view import fast_view
+from nanocnn.networks.norm_pool import NormPool
 
 pytestmark = pytest.mark.slow
 
@@ -21,14 +22,14 @@ CONVOLUTIONS = {
     "an even kernel, same": {"kernel_size": 2, "padding": "same"},
     "padded at the sides": {"kernel_size": (1, 3), "padding": (0, 1)},
     "with a stride": {"kernel_size": (2, 1), "stride": (2, 1)},
-    "of two channels": {"kernel_size": 1, "in_channels": 2},
+    "of two channels": {"kernel_size": (2, 1), "padding": "same", "in_channels": 2},
 }
 
 
 @pytest.fixture
 def uses(monkeypatch):
     """How often images were computed so; here small ones are too."""
-    monkeypatch.setattr(norm_pool, "LARGE", 0)
+    monkeypatch.setattr(NormPool, "least", 0)
     calls = []
     together = stem.TrainedConvNormPool.apply
     monkeypatch.setattr(
@@ -44,13 +45,14 @@ def layers_of(after=(), pool=None, **options):
     nn.init.uniform_(norm.weight, 0.2, 2)
     norm.weight.data[::2] *= -1
     nn.init.normal_(norm.bias)
-    return nn.Sequential(conv, norm, *(after or [nn.ReLU()]), pool or nn.MaxPool2d(2))
+    layers = nn.Sequential(conv, norm, *(after or [nn.ReLU()]), pool or nn.MaxPool2d(2))
+    return layers.to(memory_format=torch.channels_last)
 
 
 def view_of(layers, channels=1):
     """What stands for them in float32 training; in float64 it would be built the same."""
     is_double = next(layers.parameters()).dtype == DOUBLE
-    view = fuse_pooling(layers.float(), (channels, 12, 14))
+    view = fast_view(layers.float(), (channels, 12, 14))
     return (view.double(), layers.double())[0] if is_double else view
 
 
@@ -135,6 +137,53 @@ def test_what_it_cannot_compute_is_computed_layer_by_layer(uses, options, images
     compare(layers_of(**options), images, uses, expected_uses=0)
 
 
+def smooth_images():
+    """Discs of one brightness each, of which an edge filter lets next to nothing through."""
+    side = torch.linspace(-1, 1, 64, dtype=DOUBLE)
+    disc = torch.cos(side[:, None]) * torch.cos(side)
+    return disc * torch.linspace(1, 5, 16, dtype=DOUBLE).view(-1, 1, 1, 1)
+
+
+def test_a_filter_that_lets_little_through_is_computed_layer_by_layer(uses):
+    """Its variance would be a small difference of large sums."""
+    layers = layers_of(kernel_size=3)
+    edges = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    layers[0].weight.data[2] = edges
+    compare(layers, smooth_images(), uses, expected_uses=0)
+
+
+def test_several_processes_compute_layer_by_layer(uses):
+    """What they add up is that of maps, whichever way each of them takes."""
+    view = view_of(layers_of(kernel_size=3))
+    assert isinstance(view[0], stem.ConvNormPool)
+    uses.clear()
+
+    class Joining:
+        def statistics(self, mean, var, pixels):
+            return mean, var, pixels
+
+    view[0].joining = Joining()
+    view.train()(images_of().float())
+    assert not uses
+
+
+def test_maps_keep_the_layout_that_they_had(uses):
+    layers = layers_of(kernel_size=3).to(memory_format=torch.contiguous_format)
+    view = view_of(layers)
+    uses.clear()
+    assert view.train()(images_of().float()).is_contiguous() and not uses
+
+
+def test_a_second_gradient_is_refused(uses):
+    layers = layers_of(kernel_size=3)
+    view = view_of(layers)
+    loss = view.train()(images_of().float()).square().sum()
+    assert uses
+    (gradient,) = torch.autograd.grad(loss, layers[0].weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_a_weight_of_zero_is_computed_layer_by_layer(uses):
     layers = layers_of(kernel_size=3)
     layers[1].weight.data[2] = 0
@@ -154,8 +203,18 @@ def test_evaluation_is_computed_layer_by_layer(uses):
 def test_a_convolution_that_somebody_watches_stays():
     layers, seen = layers_of(kernel_size=3), []
     layers[0].register_forward_hook(lambda *call: seen.append(call[2].shape))
-    fuse_pooling(layers, (1, 12, 14))(torch.zeros(2, 1, 12, 14))
+    view = fast_view(layers, (1, 12, 14))
+    assert not any(isinstance(each, stem.ConvNormPool) for each in view.modules())
+    view(torch.zeros(2, 1, 12, 14))
     assert seen[-1] == (2, 6, 10, 12)
+
+
+def test_a_convolution_with_a_forward_of_its_own_stays():
+    layers = layers_of(kernel_size=3)
+    conv = layers[0]
+    conv.forward = lambda x: torch.conv2d(x, conv.weight.sign())
+    view = fast_view(layers, (1, 12, 14))
+    assert not any(isinstance(each, stem.ConvNormPool) for each in view.modules())
 
 
 def hard_images(number):
@@ -210,7 +269,8 @@ def test_the_seed_network_uses_it_at_its_usual_size(monkeypatch):
     monkeypatch.setattr(
         stem.TrainedConvNormPool, "apply", lambda *inputs: calls.append(1) or together(*inputs)
     )
-    network = fuse_pooling(build_model("lenet", (1, 28, 28), 10), (1, 28, 28))
+    model = build_model("lenet", (1, 28, 28), 10).to(memory_format=torch.channels_last)
+    network = fast_view(model, (1, 28, 28))
     calls.clear()
     network.train()(torch.rand(128, 1, 28, 28))
     assert calls == [1]

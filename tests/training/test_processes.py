@@ -17,7 +17,6 @@ from nanocnn.evaluation.tables import figures
 from nanocnn.images.batches import Batches
 from nanocnn.images.sharing import Cut, Share, parts_of
 from nanocnn.images.splits import Split
-from nanocnn.networks import norm_pool
 from nanocnn.networks.norm_pool import NormPool
 from nanocnn.system.errors import NonFiniteError, UserError
 from nanocnn.training import processes as room
@@ -105,9 +104,8 @@ CASES = {
 @pytest.mark.parametrize("size", [2, 3])
 def test_in_float64_several_processes_are_one(monkeypatch, size):
     """Momentum, decay, mixup, class weights, a last step of two images; batch normalisation."""
-    monkeypatch.setattr(
-        norm_pool, "LARGE", 1
-    )  # maps are pooled as they are normalised, but for none
+    # maps are pooled as they are normalised, but for none
+    monkeypatch.setattr(NormPool, "least", 1)
     found = values(size, lambda group: [trained(group, **case) for case in CASES.values()])
     assert all(
         distance(each[0], other[0]) == 0
