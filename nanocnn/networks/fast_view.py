@@ -77,11 +77,11 @@ def is_same_function(model: nn.Module, view: View, image_shape: Sequence[int]) -
         for parameter in trial.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape).to(parameter))
         for training in (True, False):
-            torch.manual_seed(1)  # of dropout
-            expected = tensors_of(trial.train(training)(images))
-            trial.train(not training)  # which shows where the view reaches into `model`
-            torch.manual_seed(1)
             try:
+                torch.manual_seed(1)  # of dropout
+                expected = tensors_of(trial.train(training)(images))
+                trial.train(not training)  # which shows where the view reaches into `model`
+                torch.manual_seed(1)
                 outputs = learnt_from(view(trial).train(training), images, training)
             except BREAKS:
                 return False  # its parts do not even fit together any more

@@ -86,10 +86,10 @@ def test_what_happens_between_epochs_leaves_the_weights_alone():
 
 def test_bf16_computes_in_bf16_and_keeps_the_weights_in_fp32():
     model, seen = small_network(), []
+    learner = made_up_learner(model, INFO, torch.bfloat16)
     model[-1].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
     batches = Batches(made_up(), INFO, 25, CPU)
     evaluate(model, batches, precision=torch.bfloat16)
-    learner = made_up_learner(model, INFO, torch.bfloat16)
     for _, images, labels in batches.shuffled(0, 0, Augment()):
         learner.step(images, labels, 0.1)
     assert set(seen) == {torch.bfloat16}
