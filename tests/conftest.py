@@ -65,6 +65,16 @@ build_model = partial(build.build_model, NETWORKS)
 restore = partial(restoring.restore, networks=NETWORKS)
 
 
+def errors_of(found, exact):
+    """Of each tensor against that in float64, relative to its size."""
+    return torch.tensor(
+        [
+            float((one.detach().double() - two.detach()).norm() / two.norm().clamp(min=1e-12))
+            for one, two in zip(found, exact, strict=True)
+        ]
+    )
+
+
 def small(name):
     """Arguments with which the network `name` is one for a test: as deep, but narrow."""
     width = {"width": 0.25} if name[:3] in ("ale", "zfn", "vgg", "goo", "res") else {}

@@ -42,7 +42,8 @@ class ConvNormPool(NormPool):
         rows = (images.shape[2] + top + bottom - height) // down + 1
         columns = (images.shape[3] + left + right_edge - width) // right + 1
         values = len(images) * conv.out_channels * rows * columns
-        is_whole = rows % 2 == columns % 2 == 0  # pooling leaves no pixel out
+        # pooling leaves no pixel out: statistics are those of the windows, which are of pooled ones
+        is_whole = rows % 2 == columns % 2 == 0
         is_alone = self.joining is None and not images.requires_grad
         is_laid_out = conv.weight.stride(1) == 1 and images.device.type == "cpu"
         if not (is_whole and is_alone and is_laid_out and self.pays(values, dtype)):

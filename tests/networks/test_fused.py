@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build_model, small
+from conftest import build_model, errors_of, small
 from torch import nn
 
 from model import MODELS
@@ -99,16 +99,6 @@ def hard_maps(number, dtype):
     if number % 2:
         images = images.relu()
     return images.to(dtype, memory_format=torch.channels_last)
-
-
-def errors_of(found, exact):
-    """Of the output, the gradients and the running statistics, relative to their size."""
-    return torch.tensor(
-        [
-            float((one.to(DOUBLE) - two).norm() / two.norm().clamp(min=1e-12))
-            for one, two in zip(found, exact, strict=True)
-        ]
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

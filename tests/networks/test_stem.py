@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import build_model
+from conftest import build_model, errors_of
 from torch import nn
 
 from nanocnn.networks import stem
@@ -228,15 +228,6 @@ def hard_images(number):
     if number % 3 == 0:
         images += 1e3
     return images
-
-
-def errors_of(found, exact):
-    return torch.tensor(
-        [
-            float((one.detach().to(DOUBLE) - two).norm() / two.norm().clamp(min=1e-12))
-            for one, two in zip(found, exact, strict=True)
-        ]
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import build_model
+from conftest import build_model, errors_of
 from torch import nn
 
 from nanocnn.networks import tiny_maps
@@ -119,11 +119,7 @@ def test_it_is_as_exact_as_torch_in_the_same_precision(uses, dtype):
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 found = trained_on(network, own, x)
             assert found[0].dtype == dtype
-            errors = [
-                float((one.double() - two).norm() / two.norm())
-                for one, two in zip(found, wanted, strict=True)
-            ]
-            largest[name] = torch.maximum(until_now, torch.tensor(errors))
+            largest[name] = torch.maximum(until_now, errors_of(found, wanted))
     assert len(uses) == 50
     assert (largest["as linear"] <= 1.25 * largest["torch"] + 1e-7).all(), largest
 
