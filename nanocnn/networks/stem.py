@@ -31,16 +31,15 @@ class ConvNormPool(NormPool):
 
     def __init__(self, conv: nn.Conv2d, after: NormPool):
         super().__init__(after.norm, after.pool, after.relu)
-        self.conv = conv
+        self.conv, self.placing = conv, placing(conv)
 
     def forward(self, images: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
         is_mixed = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if is_mixed else images.dtype
-        height, width, down, right = *conv.kernel_size, *conv.stride
-        left, right_edge, top, bottom = padding_of(conv)
-        rows = (images.shape[2] + top + bottom - height) // down + 1
-        columns = (images.shape[3] + left + right_edge - width) // right + 1
+        left, right, top, bottom = padding_of(conv)
+        rows = (images.shape[2] + top + bottom - conv.kernel_size[0]) // conv.stride[0] + 1
+        columns = (images.shape[3] + left + right - conv.kernel_size[1]) // conv.stride[1] + 1
         values = len(images) * conv.out_channels * rows * columns
         # pooling leaves no pixel out: statistics are those of the windows, which are of pooled ones
         is_whole = rows % 2 == columns % 2 == 0
@@ -49,29 +48,59 @@ class ConvNormPool(NormPool):
         if not (is_whole and is_alone and is_laid_out and self.pays(values, dtype)):
             return super().forward(conv(images))
         with torch.autocast("cpu", enabled=False):
-            std, mean = torch.std_mean(images)
             # what is far from zero for its spread would be rounded away, and the variance with it
-            shift = float(mean.to(dtype)) if abs(mean) > FAR * std else 0.0
-            centred = F.pad(images - shift, padding_of(conv), value=-shift)
-            pixels = centred.to(dtype).permute(0, 2, 3, 1)
-            windows = pixels.unfold(1, height + down, 2 * down).unfold(2, width + right, 2 * right)
-            # where the largest output comes from the smallest input
-            sign = torch.where(norm.weight < 0, -1, 1).to(norm.weight)
-            kernel = conv.weight * sign.view(-1, 1, 1, 1)
-            places = [(x, right - x, y, down - y) for y in (0, down) for x in (0, right)]
-            kernels = torch.stack([F.pad(kernel, place) for place in places]).flatten(2)
-            windows = windows.flatten(1, 2).flatten(2)
-            found = statistics(windows, kernels.detach().to(dtype))
+            shift = images.mean().to(dtype).item() if is_far(images) else 0.0
+            windows = windows_of(images, conv, shift, dtype)
+            kernel, slope, signs = conv.weight.flatten(1), norm.weight, None
+            if (slope < 0).any():  # where the largest output comes from the smallest input
+                signs = torch.where(slope < 0, -1, 1).to(slope)
+                kernel, slope = kernel * signs[:, None], slope * signs
+            kernels = (self.placing.to(kernel) @ kernel.t()).unflatten(0, (4, -1))
+            rounded = kernels.detach().to(dtype)
+            found = statistics(windows, rounded)
             if (found.var > LEAST_PASSED * found.most).all():
                 pooled = TrainedConvNormPool.apply(
-                    *(windows, kernels, norm.weight * sign, norm.bias),
-                    (found, norm.eps, self.relu is not None),
+                    *(windows, kernels, slope, norm.bias),
+                    (rounded, found, norm.eps, self.relu is not None),
                 )
-                running = (found.mean + shift * kernels[0].detach().to(dtype).sum(1)) * sign
-                self.note(running, found.var, values // len(sign))
+                mean = found.mean + shift * rounded[0].sum(0) if shift else found.mean
+                self.note(mean if signs is None else mean * signs, found.var, values // len(slope))
                 shape = (len(images), rows // 2, columns // 2, conv.out_channels)
                 return pooled.view(shape).permute(0, 3, 1, 2)
         return super().forward(conv(images))
+
+
+def is_far(images: Tensor) -> bool:
+    """Whether the mean is more than FAR standard deviations from zero."""
+    mean, length = images.mean().item(), torch.linalg.vector_norm(images).item()
+    return (1 + FAR**-2) * mean**2 * images.numel() > length**2
+
+
+def windows_of(images: Tensor, conv: nn.Conv2d, shift: float, dtype: torch.dtype) -> Tensor:
+    """What the convolution sees of images (B, C, H, W), less `shift`, where it makes 2x2 pixels:
+    (B, positions, values), the values in the order (across, down, C).
+    """
+    height, width, down, right = *conv.kernel_size, *conv.stride
+    images = images - shift if shift else images
+    if any(edges := padding_of(conv)):
+        images = F.pad(images, edges, value=-shift)
+    pixels = images.to(dtype).permute(0, 2, 3, 1)
+    # in two steps, of which the second one copies whole windows
+    strips = pixels.unfold(1, height + down, 2 * down).transpose(3, 4).contiguous()
+    windows = strips.unfold(2, width + right, 2 * right).permute(0, 1, 2, 5, 3, 4)
+    return windows.flatten(1, 2).flatten(2)
+
+
+def placing(conv: nn.Conv2d) -> Tensor:
+    """The matrix (4 * values, C * height * width) that puts a kernel into its places in a window,
+    for each of 2x2 pixels.
+    """
+    height, width, down, right = *conv.kernel_size, *conv.stride
+    size = conv.in_channels * height * width
+    each = torch.eye(size).view(size, conv.in_channels, height, width)
+    places = [(x, right - x, y, down - y) for y in (0, down) for x in (0, right)]
+    placed = torch.stack([F.pad(each, place) for place in places])  # (4, size, C, down, across)
+    return placed.permute(0, 4, 3, 2, 1).reshape(-1, size)
 
 
 def is_small_stem(conv: nn.Conv2d, pool: nn.MaxPool2d) -> bool:
@@ -104,21 +133,22 @@ class Statistics(NamedTuple):
 
 
 def statistics(windows: Tensor, kernels: Tensor) -> Statistics:
-    """Of windows (B, positions, values) and kernels (4, C, values), as they were rounded."""
+    """Of windows (B, positions, values) and kernels (4, values, C), as they were rounded."""
     kind = torch.promote_types(windows.dtype, torch.float32)
-    wide, factors = windows.flatten(0, 1).to(kind), kernels.to(kind)
+    wide, factors = windows.flatten(0, 1).to(kind), kernels.mT.to(kind)
     centre = wide.mean(0)
     wide = wide - centre
     covariance = wide.t() @ wide / len(wide)
     means = factors @ centre
     mean, products = means.mean(0), factors @ covariance
-    var = ((products * factors).sum(2) + (means - mean).square()).mean(0)
+    away = means - mean
+    var = ((products * factors).sum(2) + away.square()).mean(0)
     most = (factors.abs() @ covariance.diagonal().sqrt()).square().mean(0)
-    return Statistics(mean, var, most, centre, products + (means - mean)[..., None] * centre)
+    return Statistics(mean, var, most, centre, products + away[..., None] * centre)
 
 
 class TrainedConvNormPool(torch.autograd.Function):
-    """Of windows (B, positions, values), kernels (4, C, values) and the weight and bias (C,) of a
+    """Of windows (B, positions, values), kernels (4, values, C) and the weight and bias (C,) of a
     batch normalisation: the largest of each 4 pixels, normalised (B * positions, C).
 
     Sums are in float32 where windows are in bf16. No weight (C,) is negative.
@@ -131,11 +161,11 @@ class TrainedConvNormPool(torch.autograd.Function):
         kernels: Tensor,
         weight: Tensor,
         bias: Tensor,
-        options: tuple[Statistics, float, bool],
+        options: tuple[Tensor, Statistics, float, bool],
     ) -> Tensor:
-        found, eps, rectifies = options
+        rounded, found, eps, rectifies = options
         flat = windows.flatten(0, 1)
-        planes = [flat @ kernel.t() for kernel in kernels.to(windows.dtype)]
+        planes = [flat @ kernel for kernel in rounded]
         chosen = reduce(torch.maximum, planes)
         mean, inverse_std = found.mean, (found.var + eps).rsqrt()
         pooled = rows_of(affine(maps_of(chosen), mean, weight * inverse_std, bias))
@@ -150,10 +180,12 @@ class TrainedConvNormPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         windows, chosen, shown, mean, inverse_std, weight, *planes = ctx.saved_tensors
-        if shown is not None:
-            grad = torch.ops.aten.threshold_backward(grad.contiguous(), shown, 0)
-        grad_weight, grad_bias = gradient_sums(maps_of(grad), maps_of(chosen), mean, inverse_std)
-        left, sums = grad.clone(), []
+        if shown is None:
+            left = grad.clone()
+        else:
+            left = torch.ops.aten.threshold_backward(grad.contiguous(), shown, 0)
+        grad_weight, grad_bias = gradient_sums(maps_of(left), maps_of(chosen), mean, inverse_std)
+        sums = []
         for plane in planes:
             own = left
             if plane is not planes[-1]:
@@ -163,8 +195,8 @@ class TrainedConvNormPool(torch.autograd.Function):
             sums.append(per_image.sum(0, dtype=weight.dtype))
         by_x = (grad_weight * inverse_std)[:, None] * ctx.found.by_window
         of_norm = (by_x + grad_bias[:, None] * ctx.found.centre) / len(planes)
-        slope = (weight * inverse_std)[:, None]
-        return None, slope * (torch.stack(sums) - of_norm), grad_weight, grad_bias, None
+        grad_kernels = (weight * inverse_std)[:, None] * (torch.stack(sums) - of_norm)
+        return None, grad_kernels.mT, grad_weight, grad_bias, None
 
 
 def maps_of(rows: Tensor) -> Tensor:
