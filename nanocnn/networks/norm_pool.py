@@ -60,7 +60,7 @@ class NormPool(nn.Module):
         assert norm.num_batches_tracked is not None and norm.momentum is not None
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * (pixels / (pixels - 1)), norm.momentum)
-        norm.num_batches_tracked += 1
+        norm.num_batches_tracked.add_(1)
 
 
 def sides(size: int | tuple[int, int]) -> list[int]:
@@ -138,7 +138,7 @@ def side_by_side(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     repeats = 16 // math.gcd(16, channels)
     repeats = repeats if pixels % repeats == 0 else 1
     maps = x.permute(0, 2, 3, 1).reshape(1, pixels // repeats, 1, repeats * channels)
-    beside = torch.stack(values).repeat(1, repeats)
+    beside = [torch.cat([value] * repeats) for value in values]
     return maps.permute(0, 3, 1, 2), *beside
 
 

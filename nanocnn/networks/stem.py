@@ -9,7 +9,7 @@ the gradient of its weights: the map is not read again. The images themselves ne
 It pays where windows are small, as those of 3x3 kernels on grey images.
 """
 
-from functools import reduce
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -165,36 +165,39 @@ class TrainedConvNormPool(torch.autograd.Function):
     ) -> Tensor:
         rounded, found, eps, rectifies = options
         flat = windows.flatten(0, 1)
-        planes = [flat @ kernel for kernel in rounded]
-        chosen = reduce(torch.maximum, planes)
+        maxima = [*accumulate((flat @ kernel for kernel in rounded), torch.maximum)]
+        chosen = maxima[-1]
         mean, inverse_std = found.mean, (found.var + eps).rsqrt()
         pooled = rows_of(affine(maps_of(chosen), mean, weight * inverse_std, bias))
         if rectifies:
             pooled.relu_()
         shown = pooled if rectifies else None
         ctx.found = found
-        ctx.save_for_backward(windows, chosen, shown, mean, inverse_std, weight, *planes)
+        ctx.save_for_backward(windows, chosen, shown, mean, inverse_std, weight, *maxima[:-1])
         return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        windows, chosen, shown, mean, inverse_std, weight, *planes = ctx.saved_tensors
-        if shown is None:
-            left = grad.clone()
-        else:
-            left = torch.ops.aten.threshold_backward(grad.contiguous(), shown, 0)
-        grad_weight, grad_bias = gradient_sums(maps_of(left), maps_of(chosen), mean, inverse_std)
-        sums = []
-        for plane in planes:
-            own = left
-            if plane is not planes[-1]:
-                own = torch.eq(plane, chosen, out=torch.empty_like(left)).mul_(left)
-                left -= own  # of equal pixels the first one has the gradient
-            per_image = own.view(len(windows), -1, own.shape[1]).transpose(1, 2) @ windows
-            sums.append(per_image.sum(0, dtype=weight.dtype))
+        windows, chosen, shown, mean, inverse_std, weight, *maxima = ctx.saved_tensors
+        if shown is not None:
+            grad = torch.ops.aten.threshold_backward(grad.contiguous(), shown, 0)
+        grad_weight, grad_bias = gradient_sums(maps_of(grad), maps_of(chosen), mean, inverse_std)
+
+        def through(grad: Tensor) -> Tensor:  # (C, values)
+            per_image = grad.view(len(windows), -1, grad.shape[1]).transpose(1, 2) @ windows
+            return per_image.sum(0, dtype=weight.dtype)
+
+        sums, rest = [], through(grad)
+        for so_far in reversed(maxima):
+            # what is left for this pixel and those before it: of equal ones the first has it
+            grad = torch.eq(so_far, chosen, out=torch.empty_like(grad)).mul_(grad)
+            before = through(grad)
+            sums.insert(0, rest - before)
+            rest = before
+        sums.insert(0, rest)
         by_x = (grad_weight * inverse_std)[:, None] * ctx.found.by_window
-        of_norm = (by_x + grad_bias[:, None] * ctx.found.centre) / len(planes)
+        of_norm = (by_x + grad_bias[:, None] * ctx.found.centre) / len(sums)
         grad_kernels = (weight * inverse_std)[:, None] * (torch.stack(sums) - of_norm)
         return None, grad_kernels.mT, grad_weight, grad_bias, None
 
