@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from nanocnn.networks.exchange import exchanged
 from nanocnn.networks.fused import reordered
-from nanocnn.networks.linear import OneDNNLinear, is_faster
+from nanocnn.networks.linear import OneDNNLinear, is_zen_5
 from nanocnn.networks.norm_pool import NormPool
+from nanocnn.networks.small_maps import SmallMapConv2d
 from nanocnn.networks.tiny_maps import TinyMapConv2d, keeps_size
 
 LARGEST_SIDE = 64  # of images that become tiny maps, or whose linear layers take much of the time
@@ -48,9 +49,11 @@ def class_for(layer: nn.Module) -> type[nn.Module]:
     """That of a layer which computes the same as `layer`, and faster here."""
     if type(layer) is nn.Flatten:
         return LaidOutFlatten
-    if type(layer) is nn.Linear and is_faster():
+    if type(layer) is nn.Linear and is_zen_5():
         return OneDNNLinear
-    return TinyMapConv2d if type(layer) is nn.Conv2d and keeps_size(layer) else type(layer)
+    if type(layer) is nn.Conv2d:
+        return TinyMapConv2d if keeps_size(layer) else SmallMapConv2d
+    return type(layer)
 
 
 class LaidOutFlatten(nn.Flatten):

@@ -28,16 +28,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     is_full = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     is_full = is_full and x.ndim == 2 and x.shape[1] == weight.shape[1]
     is_large = is_full and len(x) >= max(LEAST_IMAGES, LEAST_PRODUCTS / max(1, weight.numel()))
-    if not (is_large and x.device.type == "cpu" and is_faster()):
+    if not (is_large and x.device.type == "cpu" and is_zen_5()):
         return F.linear(x, weight, bias)
     return F.linear(x.to_mkldnn(), weight, bias).to_dense()
 
 
 @cache
-def is_faster() -> bool:
-    """Whether this is an AMD processor from Zen 5 on, the only ones on which it was measured."""
+def is_zen_5() -> bool:
+    """Whether this is an AMD processor from Zen 5 on, on which alone it was measured what pays."""
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     # Zen 4 has AVX-512 of half the width, and no AVX-VNNI
-    is_zen_5 = found.get("avx512_f") and found.get("avx_vnni")
+    has_both = found.get("avx512_f") and found.get("avx_vnni")
     is_amd = str(found.get("cpu_name")).startswith("AMD")
-    return bool(is_amd and is_zen_5 and torch.backends.mkldnn.is_available())
+    return bool(is_amd and has_both and torch.backends.mkldnn.is_available())

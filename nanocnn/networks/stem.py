@@ -51,7 +51,9 @@ class ConvNormPool(NormPool):
             # what is far from zero for its spread would be rounded away, and the variance with it
             shift = images.mean().to(dtype).item() if is_far(images) else 0.0
             windows = windows_of(images, conv, shift, dtype)
-            kernel, slope, signs = conv.weight.flatten(1), norm.weight, None
+            kernel: Tensor = conv.weight.flatten(1)
+            slope: Tensor = norm.weight
+            signs = None
             if (slope < 0).any():  # where the largest output comes from the smallest input
                 signs = torch.where(slope < 0, -1, 1).to(slope)
                 kernel, slope = kernel * signs[:, None], slope * signs
@@ -188,7 +190,8 @@ class TrainedConvNormPool(torch.autograd.Function):
             per_image = grad.view(len(windows), -1, grad.shape[1]).transpose(1, 2) @ windows
             return per_image.sum(0, dtype=weight.dtype)
 
-        sums, rest = [], through(grad)
+        sums: list[Tensor] = []
+        rest = through(grad)
         for so_far in reversed(maxima):
             # what is left for this pixel and those before it: of equal ones the first has it
             grad = torch.eq(so_far, chosen, out=torch.empty_like(grad)).mul_(grad)

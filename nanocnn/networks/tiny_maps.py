@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from nanocnn.networks.linear import linear
+from nanocnn.networks.small_maps import SmallMapConv2d
 
 LEAST_IMAGES, LEAST_WEIGHTS = 32, 2**14  # with fewer images, or channels, it gains nothing
 
 
-class TinyMapConv2d(nn.Conv2d):
+class TinyMapConv2d(SmallMapConv2d):
     """A convolution for which `keeps_size` holds; of tiny maps computed as a linear layer."""
 
     def forward(self, x: Tensor) -> Tensor:

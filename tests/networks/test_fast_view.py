@@ -66,7 +66,7 @@ class Inner(nn.Module):
 @pytest.mark.parametrize("way", ["a list", "identity", "type"])
 def test_a_network_that_a_view_would_change_stays_as_it_is(monkeypatch, way):
     for module in (fast_view_module, linear):
-        monkeypatch.setattr(module, "is_faster", lambda: True)
+        monkeypatch.setattr(module, "is_zen_5", lambda: True)
     model = Outside(way)
     assert fast_view(model, (1, 8, 8)) is model
 

@@ -194,7 +194,7 @@ def test_the_layers_stay_those_of_the_model():
     random_state = torch.random.get_rng_state()
     network = fast_view(model, (1, 28, 28))
     assert [type(layer).__name__ for layer in network.features] == [
-        "ConvNormPool", "Conv2d", "NormPool",
+        "ConvNormPool", "SmallMapConv2d", "NormPool",
     ]  # fmt: skip
     assert set(network.parameters()) == set(model.parameters())
     assert list(model.state_dict()) == names and len(model.features) == 8

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def uses(monkeypatch):
     """What oneDNN computed, on a processor for which it is chosen."""
     for module in (linear, fast_view):
-        monkeypatch.setattr(module, "is_faster", lambda: True)
+        monkeypatch.setattr(module, "is_zen_5", lambda: True)
     calls, as_it_is = [], torch.Tensor.to_mkldnn
     monkeypatch.setattr(
         torch.Tensor, "to_mkldnn", lambda x, *rest: calls.append(x.shape) or as_it_is(x, *rest)
@@ -131,15 +131,15 @@ def test_on_other_processors_nothing_changes(monkeypatch):
         ({"avx512_f": False}, False),
         ({"avx_vnni": False}, False),
     ):
-        linear.is_faster.cache_clear()
+        linear.is_zen_5.cache_clear()
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda each=found | change: each)
-        assert linear.is_faster() is expected
+        assert linear.is_zen_5() is expected
         network = perceptron()
         assert (with_onednn(network) is network) is not expected
-    linear.is_faster.cache_clear()
+    linear.is_zen_5.cache_clear()
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not linear.is_faster()
-    linear.is_faster.cache_clear()
+    assert not linear.is_zen_5()
+    linear.is_zen_5.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["lenet", "mlp", "vgg11"])
