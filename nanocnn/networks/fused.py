@@ -12,6 +12,7 @@ from torch import nn
 from nanocnn.networks.norm_pool import NormPool
 from nanocnn.networks.stem import ConvNormPool, is_small_stem
 
+OWN = {"forward", "_conv_forward"}  # methods that one layer may have been given
 RISING = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)  # a larger input never has a smaller output
 
 
@@ -63,5 +64,5 @@ def is_rising(layer: nn.Module) -> bool:
 def is_plain(layer: nn.Module) -> bool:
     """Whether `layer` is torch's own, and nobody watches what goes into it and what comes out."""
     is_watched = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
-    is_own = type(layer).__module__.startswith("torch.nn.") and "forward" not in vars(layer)
+    is_own = type(layer).__module__.startswith("torch.nn.") and OWN.isdisjoint(vars(layer))
     return is_own and not is_watched

@@ -14,11 +14,13 @@ from torch.autograd.function import once_differentiable
 from nanocnn.networks.linear import is_zen_5
 
 LARGEST_MAP = 16  # pixels; with more, cutting out takes as long as it gains
-LEAST_PRODUCTS, LEAST_WITH_STRIDE = 2**28, 2**25  # with fewer it takes longer than it gains
+LEAST, LEAST_STRIDED = 2**28, 2**25  # products; with fewer it takes longer than it gains
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A convolution; in bf16 on a processor its small maps train by `ConvolvedSmall`."""
+    """A convolution; in bf16 on Zen 5 its small maps train by `ConvolvedSmall`."""
+
+    least, least_strided = LEAST, LEAST_STRIDED
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.makes_small_maps(x):
@@ -30,19 +32,24 @@ class SmallMapConv2d(nn.Conv2d):
     def makes_small_maps(self, x: Tensor) -> bool:
         """Whether `x` is a batch to train on that becomes maps of few pixels, in bf16."""
         is_mixed = torch.is_autocast_enabled("cpu")
-        is_bf16 = is_mixed and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if not (is_mixed and torch.get_autocast_dtype("cpu") == torch.bfloat16 and is_zen_5()):
+            return False
+        # others stay as they are with autocast too
+        is_rounded = {x.dtype, self.weight.dtype} <= {torch.float32, torch.bfloat16}
+        is_trained = torch.is_grad_enabled() and self.weight.requires_grad
         is_usual = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
-        is_known = x.ndim == 4 and x.device.type == "cpu" and not isinstance(self.padding, str)
-        if not (is_bf16 and is_usual and is_known and self.weight.requires_grad and is_zen_5()):
+        stride, padding = self.stride, self.padding
+        # which may have been set to something else since
+        are_pairs = all(isinstance(each, tuple) and len(each) == 2 for each in (stride, padding))
+        if not (is_rounded and is_trained and is_usual and are_pairs and x.ndim == 4):
             return False
-        if not (torch.is_grad_enabled() and x.is_contiguous(memory_format=torch.channels_last)):
+        if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
             return False
-        assert not isinstance(self.padding, str)  # as was asked
-        sizes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
-        height, width = ((side + 2 * edge - k) // stride + 1 for side, k, stride, edge in sizes)
+        sizes = zip(x.shape[2:], self.kernel_size, stride, map(int, padding), strict=True)
+        height, width = ((side + 2 * edge - k) // step + 1 for side, k, step, edge in sizes)
         pixels = height * width
-        least = LEAST_PRODUCTS if self.stride == (1, 1) else LEAST_WITH_STRIDE
-        return 0 < pixels <= LARGEST_MAP and len(x) * pixels * self.weight.numel() >= least
+        least = self.least if stride == (1, 1) else self.least_strided
+        return pixels <= LARGEST_MAP and len(x) * pixels * self.weight.numel() >= least
 
 
 class ConvolvedSmall(torch.autograd.Function):
@@ -57,7 +64,7 @@ class ConvolvedSmall(torch.autograd.Function):
         stride: tuple[int, int],
         padding: tuple[int, int],
     ) -> Tensor:
-        ctx.options, ctx.has_bias = (stride, padding, (1, 1), False, (0, 0), 1), bias is not None
+        ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
         ctx.save_for_backward(x, weight)
         return F.conv2d(x, weight, bias, stride, padding)
 
@@ -65,19 +72,19 @@ class ConvolvedSmall(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        (down, right), (top, left), *_ = ctx.options
+        (down, right), (top, left) = ctx.stride, ctx.padding
         height, width = weight.shape[2:]
         grad = grad.contiguous(memory_format=torch.channels_last)
-        pixels = grad.permute(0, 2, 3, 1).flatten(0, 2)
-        # that of the bias too would be made from the gradient of the weights
+        # of the bias nothing is asked: oneDNN would compute the gradient of the weights for it
         grad_x, *_ = torch.ops.aten.convolution_backward(
-            *(grad, x, weight, None, *ctx.options),
+            *(grad, x, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1),
             [ctx.needs_input_grad[0], False, False],
         )
-        seen = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+        seen = x.permute(0, 2, 3, 1)
+        if top or left:
+            seen = F.pad(seen, (0, 0, left, left, top, top))
         windows = seen.unfold(1, height, down).unfold(2, width, right)  # (B, y, x, C, down, across)
-        products = pixels.t() @ windows.permute(0, 1, 2, 4, 5, 3).flatten(0, 2).flatten(1)
-        grad_weight = products.view(len(weight), height, width, -1).permute(0, 3, 1, 2)
-        kind = torch.promote_types(grad.dtype, torch.float32)
-        grad_bias = pixels.sum(0, dtype=kind).to(grad.dtype) if ctx.has_bias else None
-        return grad_x, grad_weight, grad_bias, None, None
+        rows = windows.permute(0, 1, 2, 4, 5, 3).flatten(0, 2).flatten(1)
+        pixels = grad.permute(0, 2, 3, 1).flatten(0, 2)
+        grad_weight = (pixels.t() @ rows).view(len(weight), height, width, -1).permute(0, 3, 1, 2)
+        return grad_x, grad_weight, pixels.sum(0) if ctx.has_bias else None, None, None

@@ -65,7 +65,11 @@ class ConvNormPool(NormPool):
                     *(windows, kernels, slope, norm.bias),
                     (rounded, found, norm.eps, self.relu is not None),
                 )
-                mean = found.mean + shift * rounded[0].sum(0) if shift else found.mean
+                mean = (
+                    found.mean + shift * rounded[0].sum(0, dtype=slope.dtype)
+                    if shift
+                    else found.mean
+                )
                 self.note(mean if signs is None else mean * signs, found.var, values // len(slope))
                 shape = (len(images), rows // 2, columns // 2, conv.out_channels)
                 return pooled.view(shape).permute(0, 3, 1, 2)
@@ -186,8 +190,8 @@ class TrainedConvNormPool(torch.autograd.Function):
             grad = torch.ops.aten.threshold_backward(grad.contiguous(), shown, 0)
         grad_weight, grad_bias = gradient_sums(maps_of(grad), maps_of(chosen), mean, inverse_std)
 
-        def through(grad: Tensor) -> Tensor:  # (C, values)
-            per_image = grad.view(len(windows), -1, grad.shape[1]).transpose(1, 2) @ windows
+        def through(left: Tensor) -> Tensor:  # (C, values)
+            per_image = left.view(len(windows), -1, left.shape[1]).transpose(1, 2) @ windows
             return per_image.sum(0, dtype=weight.dtype)
 
         sums: list[Tensor] = []

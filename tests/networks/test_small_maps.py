@@ -21,8 +21,12 @@ BF16 = torch.bfloat16
 def uses(monkeypatch):
     """How often the gradient was one product; here of few values too, on any processor."""
     monkeypatch.setattr(small_maps, "is_zen_5", lambda: True)
-    monkeypatch.setattr(small_maps, "LEAST_PRODUCTS", 0)
-    monkeypatch.setattr(small_maps, "LEAST_WITH_STRIDE", 0)
+    monkeypatch.setattr(SmallMapConv2d, "least", 0)
+    monkeypatch.setattr(SmallMapConv2d, "least_strided", 0)
+    return counted(monkeypatch)
+
+
+def counted(monkeypatch):
     calls, apply = [], ConvolvedSmall.apply
     monkeypatch.setattr(ConvolvedSmall, "apply", lambda *inputs: calls.append(1) or apply(*inputs))
     return calls
@@ -93,38 +97,52 @@ def test_it_is_as_exact_as_torch_in_bf16(uses, options, size):
     assert (largest["product"] <= 1.25 * largest["torch"] + 1e-7).all(), largest
 
 
-@pytest.mark.parametrize(
-    ("options", "x", "dtype"),
-    [
-        pytest.param({"kernel_size": 3, "padding": 1}, maps(4, 6, 5, 4), BF16, id="larger maps"),
-        pytest.param({"kernel_size": 3, "padding": 1}, maps(4, 6, 4, 4), None, id="float64"),
-        pytest.param(
-            {"kernel_size": 3, "padding": 1}, maps(4, 6, 4, 4), torch.float16, id="float16"
-        ),
-        pytest.param({"kernel_size": 3, "padding": "same"}, maps(4, 6, 4, 4), BF16, id="same"),
-        pytest.param(
-            {"kernel_size": 3, "padding": 1, "groups": 2}, maps(4, 6, 4, 4), BF16, id="groups"
-        ),
-        pytest.param({"kernel_size": 2, "dilation": 2}, maps(4, 6, 4, 4), BF16, id="dilation"),
-        pytest.param(
-            {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
-            maps(4, 6, 4, 4),
-            BF16,
-            id="circular",
-        ),
-        pytest.param(
-            {"kernel_size": 3, "padding": 1},
-            maps(4, 6, 4, 4, layout=torch.contiguous_format),
-            BF16,
-            id="other layout",
-        ),
-    ],
-)
-def test_other_convolutions_stay_torchs_own(uses, options, x, dtype):
-    plain = nn.Conv2d(6, 4, **options).double()
+OTHERS = {
+    "larger maps": ({"kernel_size": 3, "padding": 2}, maps(4, 6, 3, 2), BF16),
+    "no autocast": ({"kernel_size": 3, "padding": 1}, maps(4, 6, 4, 4), None),
+    "float16": ({"kernel_size": 3, "padding": 1}, maps(4, 6, 4, 4), torch.float16),
+    "same": ({"kernel_size": 3, "padding": "same"}, maps(4, 6, 4, 4), BF16),
+    "groups": ({"kernel_size": 3, "padding": 1, "groups": 2}, maps(4, 6, 4, 4), BF16),
+    "dilation": ({"kernel_size": 2, "dilation": 2}, maps(4, 6, 4, 4), BF16),
+    "circular": (
+        {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
+        maps(4, 6, 4, 4),
+        BF16,
+    ),
+    "one image": ({"kernel_size": 3, "padding": 1}, maps(1, 6, 4, 4)[0], BF16),
+    "other layout": (
+        {"kernel_size": 3, "padding": 1},
+        maps(4, 6, 4, 4, layout=torch.contiguous_format),
+        BF16,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_convolutions_stay_torchs_own(uses, name):
+    options, x, dtype = OTHERS[name]
+    plain = nn.Conv2d(6, 4, **options)
     layer = exchanged(plain, lambda _: SmallMapConv2d)
-    trained_on(layer, plain, x, dtype)
+    trained_on(layer, plain, x.float(), dtype)
     assert type(layer) is SmallMapConv2d and not uses
+
+
+def test_float64_is_not_rounded(uses):
+    """Autocast leaves it as it is."""
+    plain = nn.Conv2d(6, 4, 3, padding=1).double().to(memory_format=torch.channels_last)
+    layer = exchanged(plain, lambda _: SmallMapConv2d)
+    assert trained_on(layer, plain, maps(4, 6, 4, 4), BF16)[0].dtype == torch.float64
+    assert not uses
+
+
+@pytest.mark.parametrize(("name", "value"), [("stride", 2), ("padding", 1), ("padding", (1,))])
+def test_a_stride_or_padding_that_is_set_later_may_be_one_number(uses, name, value):
+    plain = nn.Conv2d(6, 4, 3).to(memory_format=torch.channels_last)
+    setattr(plain, name, value)
+    layer = exchanged(plain, lambda _: SmallMapConv2d)
+    x = maps(4, 6, 5, 5).float()
+    found, expected = trained_on(layer, plain, x, BF16)[0], trained_on(plain, plain, x, BF16)[0]
+    assert torch.equal(found, expected) and not uses
 
 
 @pytest.mark.parametrize(
@@ -133,12 +151,10 @@ def test_other_convolutions_stay_torchs_own(uses, options, x, dtype):
     ids=["few products", "with a stride fewer will do", "another processor"],
 )
 def test_where_it_would_not_pay_convolutions_stay_torchs_own(
-    uses, monkeypatch, stride, is_zen_5, expected
+    monkeypatch, stride, is_zen_5, expected
 ):
-    monkeypatch.undo()
     monkeypatch.setattr(small_maps, "is_zen_5", lambda: is_zen_5)
-    apply = ConvolvedSmall.apply
-    monkeypatch.setattr(ConvolvedSmall, "apply", lambda *inputs: uses.append(1) or apply(*inputs))
+    uses = counted(monkeypatch)
     conv = nn.Conv2d(64, 64, 3, padding=1, stride=stride).to(memory_format=torch.channels_last)
     layer = exchanged(conv, class_for)
     trained_on(layer, layer, maps(64, 64, 4 * stride, 4 * stride).float(), BF16)
@@ -147,12 +163,12 @@ def test_where_it_would_not_pay_convolutions_stay_torchs_own(
 
 def test_nothing_is_computed_for_weights_that_do_not_learn(uses):
     plain = nn.Conv2d(6, 4, 3, padding=1).to(memory_format=torch.channels_last)
-    layer = exchanged(plain, lambda _: SmallMapConv2d)
-    plain.weight.requires_grad_(False)
+    layer, x = exchanged(plain, lambda _: SmallMapConv2d), maps(4, 6, 4, 4).float()
     with torch.autocast("cpu", BF16):
-        layer(maps(4, 6, 4, 4).float())
-    with torch.no_grad(), torch.autocast("cpu", BF16):
-        layer(maps(4, 6, 4, 4).float())
+        with torch.no_grad():
+            layer(x)
+        plain.weight.requires_grad_(False)
+        layer(x)
     assert not uses
 
 
@@ -165,6 +181,32 @@ def test_a_second_gradient_is_refused(uses):
     (gradient,) = torch.autograd.grad(loss, plain.weight, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+class Mapped(nn.Module):
+    """Convolves each of several maps of an image by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, stride=2)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        maps = torch.func.vmap(self.conv)(torch.stack([x, x.flip(3)]))
+        return self.head(maps.mean((0, 3, 4)))
+
+
+def test_what_only_training_in_bf16_would_show_is_tried(monkeypatch):
+    monkeypatch.setattr(small_maps, "is_zen_5", lambda: True)
+    model = Mapped()
+    assert fast_view(model, (1, 8, 8)) is model
+
+
+def test_a_convolution_that_computes_otherwise_stays():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    conv = model[0]
+    conv._conv_forward = lambda x, weight, bias: 2 * torch.conv2d(x, weight, bias)
+    assert fast_view(model, (1, 8, 8))[0] is conv
 
 
 def test_a_deep_network_has_the_gradients_that_it_had(uses):

@@ -105,6 +105,21 @@ def test_images_far_from_zero(uses):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
+def test_the_running_mean_of_bright_images_is_not_rounded(uses):
+    """They are rounded to bf16, and their mean is taken off before: what sums is in float32."""
+    layers = layers_of(kernel_size=3)
+    layers[0].weight.data = layers[0].weight.data.bfloat16().float()
+    images = (0.3 * images_of() + 2).bfloat16()
+    exact = copy.deepcopy(layers).double()
+    exact.train()(images.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        view_of(layers).train()(images.float())
+    assert uses
+    deviation = exact[1].running_var.sqrt()
+    error = (layers[1].running_mean - exact[1].running_mean).abs() / deviation
+    assert error.max() < 1e-4
+
+
 @pytest.mark.parametrize(
     ("options", "images"),
     [
