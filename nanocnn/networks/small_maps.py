@@ -41,7 +41,7 @@ class SmallMapConv2d(nn.Conv2d):
         stride, padding = self.stride, self.padding
         # which may have been set to something else since
         are_pairs = all(isinstance(each, tuple) and len(each) == 2 for each in (stride, padding))
-        if not (is_rounded and is_trained and is_usual and are_pairs and x.ndim == 4):
+        if not (is_rounded and is_trained and is_usual and are_pairs):
             return False
         if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
             return False

@@ -103,8 +103,10 @@ def hard_maps(number, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_it_is_as_exact_as_torch_in_the_same_precision(uses, dtype):
-    """The largest error of 50 random inputs, against float64."""
-    largest = {"torch": torch.zeros(6), "fused": torch.zeros(6)}
+    """The largest error of 50 random inputs, against float64; of those far from zero by itself."""
+    largest = {
+        (name, is_far): torch.zeros(6) for name in ("torch", "fused") for is_far in (True, False)
+    }
     for number in range(50):
         torch.manual_seed(number)
         norm = norm_of(10, torch.float32, negative=number % 5 < 2)
@@ -120,10 +122,12 @@ def test_it_is_as_exact_as_torch_in_the_same_precision(uses, dtype):
             kept = nn.Sequential(*own)
             found = trained_on(network or kept, kept, images)[:-1]
             assert found[0].dtype == found[1].dtype == dtype
-            largest[name] = torch.maximum(largest[name], errors_of(found, wanted))
+            kind = name, number % 3 == 0
+            largest[kind] = torch.maximum(largest[kind], errors_of(found, wanted))
     assert uses
-    allowed = 1.25 * largest["torch"] + 1e-7  # of what has no error at all
-    assert (largest["fused"] <= allowed).all(), largest
+    for is_far in (True, False):
+        allowed = 1.25 * largest["torch", is_far] + 1e-7  # of what has no error at all
+        assert (largest["fused", is_far] <= allowed).all(), largest
 
 
 def test_equal_pixels_send_their_gradient_to_one_of_them(uses):
