@@ -202,6 +202,21 @@ def test_what_only_training_in_bf16_would_show_is_tried(monkeypatch):
     assert fast_view(model, (1, 8, 8)) is model
 
 
+class Float32Only(nn.Sequential):
+    """What takes no maps in bf16."""
+
+    def forward(self, x):
+        return self[2](self[1](torch.lerp(x.mean(), self[0](x), 0.5)))
+
+
+def test_a_network_that_does_not_run_in_bf16_has_the_view_in_float32(monkeypatch):
+    monkeypatch.setattr(small_maps, "is_zen_5", lambda: True)
+    model = Float32Only(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    with torch.autocast("cpu", BF16), pytest.raises(RuntimeError):
+        model(torch.rand(2, 1, 8, 8))
+    assert isinstance(fast_view(model, (1, 8, 8))[0], SmallMapConv2d)
+
+
 def test_a_convolution_that_computes_otherwise_stays():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
     conv = model[0]
