@@ -90,11 +90,15 @@ def is_same_function(model: nn.Module, view: View, image_shape: Sequence[int]) -
                     return False
         except BREAKS:
             return False  # its parts do not even fit together any more
+        fast = view(trial)
+        if not (is_zen_5() and any(isinstance(each, SmallMapConv2d) for each in fast.modules())):
+            return True
         # what is computed otherwise in bf16 alone is only seen to work
-        return learns_in_bf16(view(trial), images) or not learns_in_bf16(trial, images)
+        return learns_in_bf16(fast, images) or not learns_in_bf16(trial, images)
 
 
 def learns_in_bf16(network: nn.Module, images: Tensor) -> bool:
+    """Whether it makes a step back in bf16 without an error."""
     try:
         with torch.autocast("cpu", torch.bfloat16):
             learnt_from(network.train(), images, training=True)

@@ -65,11 +65,7 @@ class ConvNormPool(NormPool):
                     *(windows, kernels, slope, norm.bias),
                     (rounded, found, norm.eps, self.relu is not None),
                 )
-                mean = (
-                    found.mean + shift * rounded[0].sum(0, dtype=slope.dtype)
-                    if shift
-                    else found.mean
-                )
+                mean = found.mean + shift * rounded[0].sum(0, dtype=slope.dtype)
                 self.note(mean if signs is None else mean * signs, found.var, values // len(slope))
                 shape = (len(images), rows // 2, columns // 2, conv.out_channels)
                 return pooled.view(shape).permute(0, 3, 1, 2)
@@ -194,18 +190,16 @@ class TrainedConvNormPool(torch.autograd.Function):
             per_image = left.view(len(windows), -1, left.shape[1]).transpose(1, 2) @ windows
             return per_image.sum(0, dtype=weight.dtype)
 
-        sums: list[Tensor] = []
-        rest = through(grad)
+        rests = [through(grad)]
         for so_far in reversed(maxima):
             # what is left for this pixel and those before it: of equal ones the first has it
             grad = torch.eq(so_far, chosen, out=torch.empty_like(grad)).mul_(grad)
-            before = through(grad)
-            sums.insert(0, rest - before)
-            rest = before
-        sums.insert(0, rest)
+            rests.append(through(grad))
+        rests.append(torch.zeros_like(rests[0]))
+        sums = torch.stack(rests[::-1]).diff(dim=0)  # (4, C, values), of each pixel
         by_x = (grad_weight * inverse_std)[:, None] * ctx.found.by_window
         of_norm = (by_x + grad_bias[:, None] * ctx.found.centre) / len(sums)
-        grad_kernels = (weight * inverse_std)[:, None] * (torch.stack(sums) - of_norm)
+        grad_kernels = (weight * inverse_std)[:, None] * (sums - of_norm)
         return None, grad_kernels.mT, grad_weight, grad_bias, None
 
 

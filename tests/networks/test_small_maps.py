@@ -7,6 +7,7 @@ import torch
 from conftest import build_model, errors_of
 from torch import nn
 
+from nanocnn.networks import fast_view as fast_view_module
 from nanocnn.networks import small_maps
 from nanocnn.networks.exchange import exchanged
 from nanocnn.networks.fast_view import class_for, fast_view
@@ -196,8 +197,13 @@ class Mapped(nn.Module):
         return self.head(maps.mean((0, 3, 4)))
 
 
-def test_what_only_training_in_bf16_would_show_is_tried(monkeypatch):
-    monkeypatch.setattr(small_maps, "is_zen_5", lambda: True)
+@pytest.fixture
+def on_zen_5(monkeypatch):
+    for module in (small_maps, fast_view_module):
+        monkeypatch.setattr(module, "is_zen_5", lambda: True)
+
+
+def test_what_only_training_in_bf16_would_show_is_tried(on_zen_5):
     model = Mapped()
     assert fast_view(model, (1, 8, 8)) is model
 
@@ -209,8 +215,7 @@ class Float32Only(nn.Sequential):
         return self[2](self[1](torch.lerp(x.mean(), self[0](x), 0.5)))
 
 
-def test_a_network_that_does_not_run_in_bf16_has_the_view_in_float32(monkeypatch):
-    monkeypatch.setattr(small_maps, "is_zen_5", lambda: True)
+def test_a_network_that_does_not_run_in_bf16_has_the_view_in_float32(on_zen_5):
     model = Float32Only(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
     with torch.autocast("cpu", BF16), pytest.raises(RuntimeError):
         model(torch.rand(2, 1, 8, 8))
